@@ -1,0 +1,133 @@
+"""The three signed documents of a campaign: what is asked, what was decided, what was shipped.
+
+All numbers are integers, so that a decision replays bit for bit on any machine (see ``documents``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from prunefleet_shared.documents import canonical_bytes
+from prunefleet_shared.lanes import LaneTable, vote_lanes
+from prunefleet_shared.layout import CostTable, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class CohortPolicy:
+    """Whom a session waits for, and how long.
+
+    Attributes:
+        size: Devices invited to a session, at most.
+        quorum: Contributions without which a session is given up.
+        deadline_ms: Time from a session's first invitation to its closing.
+        max_attempts: Sessions opened for the same round before the campaign fails.
+    """
+
+    size: int
+    quorum: int
+    deadline_ms: int
+    max_attempts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One step of the schedule.
+
+    Attributes:
+        permille: Nominal fraction of the dense cost that may remain, in thousandths.
+        budget: The same as an absolute cost, in the cost table's unit.
+    """
+
+    permille: int
+    budget: int
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """What the operator asks of one device class; signed, and checked by every device against its own policy.
+
+    Attributes:
+        campaign_id: 32 hex digits, unique.
+        device_class: The class of devices it is for.
+        privacy_mode: ``"plain"`` (the coordinator sees each contribution; this machine only) for now.
+        model: Name of the architecture, such as ``resnet20``.
+        base_digest: SHA-256 (hex) of the base model's safetensors file.
+        layout: Channel groups of the base.
+        cost_table: Cost of any widths.
+        levels: The schedule, largest budget first; at most 8.
+        public_order: For every group, its channels best first by the L1 norm of the base: the prior without a fleet.
+        cohort: Whom a session waits for.
+    """
+
+    campaign_id: str
+    device_class: str
+    privacy_mode: str
+    model: str
+    base_digest: str
+    layout: Layout
+    cost_table: CostTable
+    levels: tuple[Level, ...]
+    public_order: tuple[tuple[int, ...], ...]
+    cohort: CohortPolicy
+
+    @property
+    def vote_lanes(self) -> LaneTable:
+        """The lane table of the vote session; it follows from layout and schedule."""
+        return vote_lanes(self.layout, len(self.levels))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The network's shape at one level, as it follows from a cohort's sum.
+
+    Attributes:
+        campaign_id: The campaign decided for.
+        level: 0-based index into the campaign's schedule.
+        widths: Channels kept in each group.
+        prior: For each group, all its channels, the ones to keep first.
+        cost: Cost of ``widths``, at most the level's budget.
+        num_devices: Contributions in the sum.
+        tally_digest: SHA-256 (hex) over the sum.
+        fingerprint: SHA-256 (hex) over layout, tallies, widths, prior and budget: no time, no measured metric.
+    """
+
+    campaign_id: str
+    level: int
+    widths: tuple[int, ...]
+    prior: tuple[tuple[int, ...], ...]
+    cost: int
+    num_devices: int
+    tally_digest: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlimBase:
+    """The trainer's answer to a decision: the base pruned to it and retrained on public data.
+
+    Attributes:
+        campaign_id: The campaign.
+        level: The decision's level.
+        decision_fingerprint: The decision it was made for.
+        model_digest: SHA-256 (hex) of the slim network's safetensors file.
+        model_bytes: Size of that file.
+    """
+
+    campaign_id: str
+    level: int
+    decision_fingerprint: str
+    model_digest: str
+    model_bytes: int
+
+
+def decision_fingerprint(
+    layout: Layout,
+    tally: tuple[int, ...],
+    widths: tuple[int, ...],
+    prior: tuple[tuple[int, ...], ...],
+    budget: int,
+) -> str:
+    """SHA-256 (hex) that any two decisions made from the same facts share."""
+    facts = {"budget": budget, "layout": layout, "prior": prior, "tally": tally, "widths": widths}
+    return hashlib.sha256(canonical_bytes(facts)).hexdigest()

@@ -1,0 +1,113 @@
+"""Outcome of one decision on one device, as counts and one-hot histograms that can only be read as a sum.
+
+A histogram bin rather than a number: summed one-hot bins give the fleet's distribution, its worst tenth included, and
+no device's own value. Edges are fixed here, the same for every campaign, so they cannot be used to single a device out.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunefleet_shared.lanes import LaneBlock, LaneRule, LaneTable
+from prunefleet_shared.masks import IntArray
+
+NUM_BINS = 16
+GAIN_EDGES = (
+    -0.30,
+    -0.20,
+    -0.15,
+    -0.10,
+    -0.05,
+    -0.02,
+    -0.005,
+    0.005,
+    0.02,
+    0.05,
+    0.10,
+    0.15,
+    0.20,
+    0.30,
+    0.40,
+)
+"""Accuracy gained over the device's own choice on its gate split (fraction; negative = lost)."""
+LATENCY_EDGES = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 0.50, 0.60, 0.70, 0.80, 0.90, 1.00, 1.25, 1.50)
+"""Latency of the slim network as a fraction of the dense one's, batch 1, on the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one decision went on one device. Never leaves it as such; :func:`outcome_vector` does.
+
+    Attributes:
+        finished: Fine-tuning ran to its end.
+        accepted: The gate kept the fleet's network rather than the device's own.
+        accuracy_gain: Fleet's minus own choice's accuracy on the gate split, fraction in [-1, 1]; None if unfinished.
+        latency_ratio: Slim ÷ dense latency, > 0; None if unfinished.
+    """
+
+    finished: bool
+    accepted: bool = False
+    accuracy_gain: float | None = None
+    latency_ratio: float | None = None
+
+
+OUTCOME_LANES = LaneTable(
+    (
+        LaneBlock("tried", 1, 1, LaneRule.FLAG),
+        LaneBlock("finished", 1, 1, LaneRule.FLAG),
+        LaneBlock("accepted", 1, 1, LaneRule.FLAG),
+        LaneBlock("accuracy_gain", NUM_BINS, 1, LaneRule.AT_MOST_ONE),
+        LaneBlock("latency_ratio", NUM_BINS, 1, LaneRule.AT_MOST_ONE),
+    )
+)
+"""The lane table of every outcome session."""
+
+
+def outcome_vector(outcome: Outcome) -> IntArray:
+    """The contribution (int64, ``OUTCOME_LANES.num_lanes`` long) that says ``outcome``."""
+    flags = [1, int(outcome.finished), int(outcome.accepted)]
+    gain = one_hot(outcome.accuracy_gain, GAIN_EDGES)
+    latency = one_hot(outcome.latency_ratio, LATENCY_EDGES)
+    return np.concatenate([np.asarray(flags, dtype=np.int64), gain, latency])
+
+
+def one_hot(value: float | None, edges: tuple[float, ...]) -> IntArray:
+    """16 lanes with a 1 in the bin of ``value`` (bin i holds edges[i-1] <= value < edges[i]); all 0 for None or NaN."""
+    lanes = np.zeros(NUM_BINS, dtype=np.int64)
+    if value is not None and value == value:  # NaN is not equal to itself
+        lanes[bisect_right(edges, value)] = 1
+    return lanes
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeTally:
+    """The sum of a cohort's outcomes.
+
+    Attributes:
+        tried: Devices that contributed.
+        finished: Of those, how many finished fine-tuning.
+        accepted: Of those, how many kept the fleet's network.
+        accuracy_gain: 16 counts over :data:`GAIN_EDGES`.
+        latency_ratio: 16 counts over :data:`LATENCY_EDGES`.
+    """
+
+    tried: int
+    finished: int
+    accepted: int
+    accuracy_gain: tuple[int, ...]
+    latency_ratio: tuple[int, ...]
+
+
+def read_outcome(total: IntArray) -> OutcomeTally:
+    """Name the parts of a summed outcome vector."""
+    parts = OUTCOME_LANES.split(total)
+    return OutcomeTally(
+        tried=int(parts["tried"][0]),
+        finished=int(parts["finished"][0]),
+        accepted=int(parts["accepted"][0]),
+        accuracy_gain=tuple(int(n) for n in parts["accuracy_gain"]),
+        latency_ratio=tuple(int(n) for n in parts["latency_ratio"]),
+    )

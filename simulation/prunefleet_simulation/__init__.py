@@ -1,0 +1,1 @@
+"""A whole fleet on one machine: coordinator, trainer and devices over loopback gRPC, and the report that says it."""
