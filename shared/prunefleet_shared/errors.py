@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 class RejectReason(enum.IntEnum):
-    """Why a message was turned down. Numbers are the wire's (``RejectReason`` in ``device.proto``); never renumbered."""
+    """Why a message was turned down. The numbers are the wire's (``RejectReason`` in the proto); never renumbered."""
 
     MALFORMED = 1  # the bytes are no message of this kind, or truncated
     TOO_LARGE = 2  # more bytes than this message may ever have

@@ -6,6 +6,7 @@ no device's own value. Edges are fixed here, the same for every campaign, so the
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
@@ -77,7 +78,7 @@ def outcome_vector(outcome: Outcome) -> IntArray:
 def one_hot(value: float | None, edges: tuple[float, ...]) -> IntArray:
     """16 lanes with a 1 in the bin of ``value`` (bin i holds edges[i-1] <= value < edges[i]); all 0 for None or NaN."""
     lanes = np.zeros(NUM_BINS, dtype=np.int64)
-    if value is not None and value == value:  # NaN is not equal to itself
+    if value is not None and not math.isnan(value):
         lanes[bisect_right(edges, value)] = 1
     return lanes
 
