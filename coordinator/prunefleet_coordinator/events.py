@@ -1,0 +1,176 @@
+"""What can happen to a campaign (past tense) and what its round orders (imperative), as frozen dataclasses.
+
+The runner carries commands out in the order given. ``Save`` commands come before whatever depends on them, so that
+nothing is announced that a crash could take back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prunefleet_coordinator.state import ClosedRound, Snapshot
+from prunefleet_shared.campaign import Decision, SlimBase
+from prunefleet_shared.errors import Rejection
+from prunefleet_shared.messages import Awaited, CheckIn, Contribute, SessionKind
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCheckedIn:
+    """A device said that it is there."""
+
+    device_id: str
+    check_in: CheckIn
+
+
+@dataclass(frozen=True, slots=True)
+class ContributionReceived:
+    """A device sent a stage of a private sum."""
+
+    device_id: str
+    contribution: Contribute
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerAsked:
+    """The trainer asked for the decision that waits for a slim base."""
+
+    trainer_id: str
+    campaign_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlimBasePublished:
+    """The trainer published a slim base; its signature and its bytes were checked by the runner."""
+
+    trainer_id: str
+    slim_base: SlimBase
+
+
+Event = DeviceCheckedIn | ContributionReceived | TrainerAsked | SlimBasePublished
+
+# --- commands: save --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SaveSnapshot:
+    """Store the snapshot: a session was opened or given up."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class SaveClosing:
+    """Store the sum of a closed session, the snapshot after it and the decision it led to, in one transaction."""
+
+    closed: ClosedRound
+    snapshot: Snapshot
+    decision: Decision | None
+
+
+@dataclass(frozen=True, slots=True)
+class SaveSlimBase:
+    """Store the slim base and the snapshot after it, in one transaction."""
+
+    slim_base: SlimBase
+    snapshot: Snapshot
+
+
+Save = SaveSnapshot | SaveClosing | SaveSlimBase
+
+# --- commands: answer the peer that spoke ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """Invite the device; the runner attaches the signed decision and slim base of an outcome's level."""
+
+    device_id: str
+    session_id: str
+    kind: SessionKind
+    level: int
+    attempt: int
+    remaining_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Defer:
+    """Tell the peer to come back."""
+
+    peer_id: str
+    after_ms: int
+    awaited: Awaited
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Tell the peer that the campaign is over."""
+
+    peer_id: str
+    completed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Tell the device that its contribution is in the sum."""
+
+    device_id: str
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Turn the peer's message down."""
+
+    peer_id: str
+    rejection: Rejection
+
+
+@dataclass(frozen=True, slots=True)
+class OfferDecision:
+    """Give the trainer the signed decision of ``level``."""
+
+    peer_id: str
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptSlimBase:
+    """Tell the trainer that its slim base is stored."""
+
+    peer_id: str
+    level: int
+
+
+Answer = Invite | Defer | End | Count | Reject | OfferDecision | AcceptSlimBase
+
+# --- commands: tell whoever watches ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceDecision:
+    """A decision was made and is stored."""
+
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceAbandoned:
+    """A session ended below quorum; its contributions are gone and its devices may contribute to the next attempt."""
+
+    session_id: str
+    attempt: int
+    num_contributions: int
+    quorum: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceEnd:
+    """The campaign is over."""
+
+    completed: bool
+
+
+Announcement = AnnounceDecision | AnnounceAbandoned | AnnounceEnd
+Command = Save | Answer | Announcement

@@ -1,0 +1,165 @@
+"""Recomputes every decision of a run from what is stored beside it, and says exactly where one does not follow.
+
+It reads nothing but the directory given and trusts nothing in it but arithmetic: the campaign must carry a signature
+that fits itself, decisions must be signed with the campaign's key and follow, field by field, from the stored sum.
+Whether that key is the operator's is for the reader to check: ``ReplayedDecision.public_key_digest`` names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from prunefleet_coordinator.admission import why_campaign_impossible
+from prunefleet_coordinator.aggregation import decide
+from prunefleet_coordinator.archive import (
+    CAMPAIGN_FILE,
+    DECISION_FILE,
+    LEVEL_FOLDER,
+    OUTCOME_FILE,
+    SLIM_BASE_FILE,
+    SUM_FILE,
+    read_signed,
+    read_total,
+)
+from prunefleet_shared.campaign import Campaign, Decision, SlimBase
+from prunefleet_shared.documents import SignedDocument, digest, open_document
+from prunefleet_shared.errors import LocalProtocolError, RemoteProtocolError, ReplayError
+from prunefleet_shared.lanes import why_sum_impossible
+from prunefleet_shared.metrics import OUTCOME_LANES
+
+T = TypeVar("T")
+_SHOWN_CHARACTERS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedDecision:
+    """A decision that was recomputed and agrees in every field.
+
+    Attributes:
+        path: Its file, relative to the directory replayed.
+        campaign_id: The campaign decided for.
+        level: 0-based level of the schedule.
+        widths: Channels kept in each group.
+        num_devices: Devices in the sum it follows from.
+        fingerprint: Of the decision.
+        public_key_digest: SHA-256 (hex) of the campaign's public key (DER).
+    """
+
+    path: str
+    campaign_id: str
+    level: int
+    widths: tuple[int, ...]
+    num_devices: int
+    fingerprint: str
+    public_key_digest: str
+
+
+def replay(directory: Path) -> list[ReplayedDecision]:
+    """Recompute every decision below ``directory``, which may hold one run or many.
+
+    Returns:
+        One entry per decision, in the order of their paths; empty when there is none.
+
+    Raises:
+        ReplayError: Something does not follow, is missing or is not signed: which file, what was expected, what is
+            there.
+    """
+    folders = {path for path in directory.rglob(f"{LEVEL_FOLDER}*") if path.is_dir()}
+    folders |= {path.parent for path in directory.rglob(DECISION_FILE)}
+    return [_replay_level(folder, directory) for folder in sorted(folders)]
+
+
+def _replay_level(folder: Path, directory: Path) -> ReplayedDecision:
+    campaign_signed, campaign = _read_campaign(folder.parent / CAMPAIGN_FILE)
+    decision_path = folder / DECISION_FILE
+    decision = _open(decision_path, "decision", Decision, campaign_signed.public_key)
+    if folder.name != f"{LEVEL_FOLDER}{decision.level}":
+        raise _disagrees(decision_path, "level", folder.name, f"{LEVEL_FOLDER}{decision.level}")
+    _compare(decision_path, _recomputed(folder / SUM_FILE, campaign, decision.level), decision)
+    _check_slim_base(folder / SLIM_BASE_FILE, decision)
+    _check_outcome(folder / OUTCOME_FILE)
+    return ReplayedDecision(
+        path=decision_path.relative_to(directory).as_posix(),
+        campaign_id=decision.campaign_id,
+        level=decision.level,
+        widths=decision.widths,
+        num_devices=decision.num_devices,
+        fingerprint=decision.fingerprint,
+        public_key_digest=digest(campaign_signed.public_key),
+    )
+
+
+def _read_campaign(path: Path) -> tuple[SignedDocument, Campaign]:
+    signed = read_signed(path)
+    campaign = _open(path, "campaign", Campaign, signed.public_key)
+    why = why_campaign_impossible(campaign)
+    if why:
+        msg = f"{path}: {why}"
+        raise ReplayError(msg)
+    return signed, campaign
+
+
+def _open(path: Path, kind: str, document_type: type[T], trusted_key: bytes) -> T:
+    try:
+        return open_document(read_signed(path), kind, document_type, trusted_key)
+    except RemoteProtocolError as error:
+        msg = f"{path}: {error}"
+        raise ReplayError(msg) from None
+
+
+def _recomputed(sum_path: Path, campaign: Campaign, level: int) -> Decision:
+    try:
+        return decide(campaign, read_total(sum_path), level)
+    except LocalProtocolError as error:
+        msg = f"{sum_path}: no decision follows from it: {error}"
+        raise ReplayError(msg) from None
+
+
+def _compare(path: Path, expected: Decision, got: Decision) -> None:
+    for field in dataclasses.fields(Decision):
+        wanted, found = getattr(expected, field.name), getattr(got, field.name)
+        if wanted != found:
+            raise _disagrees(path, field.name, wanted, found)
+
+
+def _check_slim_base(path: Path, decision: Decision) -> None:
+    if not path.exists():
+        return  # the trainer has not answered yet
+    # The trainer may sign with a key of its own, which the campaign does not name: only the link is checked here.
+    slim_base = _open(path, "slim_base", SlimBase, read_signed(path).public_key)
+    for name, wanted, found in (
+        ("campaign_id", decision.campaign_id, slim_base.campaign_id),
+        ("level", decision.level, slim_base.level),
+        ("decision_fingerprint", decision.fingerprint, slim_base.decision_fingerprint),
+    ):
+        if wanted != found:
+            raise _disagrees(path, name, wanted, found)
+
+
+def _check_outcome(path: Path) -> None:
+    if not path.exists():
+        return  # not measured yet
+    total = read_total(path)
+    why = why_sum_impossible(OUTCOME_LANES, total.lanes, total.num_devices)
+    if why:
+        msg = f"{path}: no devices could have made this sum: {why}"
+        raise ReplayError(msg)
+
+
+def _disagrees(path: Path, field: str, expected: object, got: object) -> ReplayError:
+    wanted, found = _shortened(expected, got)
+    return ReplayError(f"{path}: {field} does not follow from what is stored: expected {wanted}, got {found}")
+
+
+def _shortened(expected: object, got: object) -> tuple[str, str]:
+    """Both as text; long ones cut to a window around the place where they begin to differ."""
+    wanted, found = str(expected), str(got)
+    if max(len(wanted), len(found)) <= _SHOWN_CHARACTERS:
+        return wanted, found
+    pairs = enumerate(zip(wanted, found, strict=False))
+    first = next((i for i, (a, b) in pairs if a != b), min(len(wanted), len(found)))
+    window = slice(max(0, first - _SHOWN_CHARACTERS // 2), first + _SHOWN_CHARACTERS // 2)
+    return f"…{wanted[window]}…", f"…{found[window]}…"

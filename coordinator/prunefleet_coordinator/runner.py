@@ -1,0 +1,332 @@
+"""Carries out what the round orders: stores, signs, answers, waits. The coordinator's end of every link.
+
+The order is the round's: *save before send*. A save that fails is treated like a crash: the round starts again from
+what is stored, and the peer is told to try again. Rules live in ``admission`` and ``round``, not here.
+
+One runner serves one campaign in one event loop; :meth:`CoordinatorRunner.handle` may be called for many peers at
+once, because nothing between a message and its answer waits, except a long poll that has nothing in its hands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import assert_never
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from prunefleet_coordinator.admission import why_role_rejected
+from prunefleet_coordinator.events import (
+    AcceptSlimBase,
+    AnnounceAbandoned,
+    AnnounceDecision,
+    AnnounceEnd,
+    Answer,
+    Command,
+    ContributionReceived,
+    Count,
+    Defer,
+    DeviceCheckedIn,
+    End,
+    Event,
+    Invite,
+    OfferDecision,
+    Reject,
+    Save,
+    SaveClosing,
+    SaveSlimBase,
+    SaveSnapshot,
+    SlimBasePublished,
+    TrainerAsked,
+)
+from prunefleet_coordinator.models import Models
+from prunefleet_coordinator.round import CampaignRound, Progress
+from prunefleet_coordinator.store import Blobs, Store
+from prunefleet_coordinator.watch import Observer, describe
+from prunefleet_shared.campaign import Campaign, SlimBase
+from prunefleet_shared.documents import SignedDocument, open_document, public_bytes, sign_document
+from prunefleet_shared.errors import (
+    CarrierError,
+    ConfigError,
+    LocalProtocolError,
+    RejectReason,
+    RemoteProtocolError,
+    reject,
+)
+from prunefleet_shared.messages import (
+    AwaitDecision,
+    CampaignEnded,
+    CampaignOffer,
+    CheckIn,
+    ComeBack,
+    Contribute,
+    ContributionCounted,
+    DecisionOffer,
+    Down,
+    FetchModel,
+    GetCampaign,
+    Invitation,
+    Peer,
+    PublishSlimBase,
+    SessionKind,
+    Stored,
+    Up,
+    UploadModel,
+)
+
+POLL_S = 5.0
+"""How long a call is held open while there is nothing to say; well below the idle timeouts of home routers."""
+
+
+class CoordinatorRunner:
+    """Implements ``messages.Service`` for one campaign.
+
+    Args:
+        campaign_signed: The campaign, signed with ``signing_key``.
+        signing_key: P-256 key of the campaign; decisions are signed with it.
+        store: Where the campaign stands; resumed from if it has begun.
+        blobs: The base model must be in it, slim bases come into it.
+        clock: Seconds on a clock that never goes back, such as ``time.monotonic``.
+        new_session_id: Fresh, unguessable ids of 32 hex digits, such as ``lambda: secrets.token_hex(16)``.
+        trainer_key: Public key (DER) of slim bases; the campaign's own if not given.
+        poll_s: Longest time a call with nothing to say is held open; 0 answers at once.
+
+    Raises:
+        ConfigError: Campaign, key, store or base model do not go together (the operator's to mend).
+    """
+
+    def __init__(
+        self,
+        campaign_signed: SignedDocument,
+        signing_key: ec.EllipticCurvePrivateKey,
+        store: Store,
+        blobs: Blobs,
+        clock: Callable[[], float],
+        new_session_id: Callable[[], str],
+        *,
+        trainer_key: bytes | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._campaign_signed = campaign_signed
+        self._campaign = _open_campaign(campaign_signed, signing_key)
+        self._signing_key = signing_key
+        self._store = store
+        self._clock = clock
+        self._new_session_id = new_session_id
+        self._trainer_key = trainer_key or campaign_signed.public_key
+        self._poll_s = poll_s
+        self._observers: list[Observer] = []
+        self._models = Models(blobs)
+        self._change = asyncio.Event()
+        self._live_round: CampaignRound | None = self._resumed()
+        if self._models.num_bytes(self._campaign.base_digest) is None:
+            msg = (
+                f"the base model {self._campaign.base_digest[:12]} is not in the store; add its safetensors file first"
+            )
+            raise ConfigError(msg)
+        store.save_document(self._campaign.campaign_id, 0, campaign_signed)
+
+    @property
+    def progress(self) -> Progress:
+        """Where the campaign stands."""
+        return self._round.progress
+
+    @property
+    def has_ended(self) -> bool:
+        """True once the campaign is completed or failed."""
+        return self._round.has_ended
+
+    def watch(self, observer: Observer) -> None:
+        """Tell ``observer`` of every step from now on; see ``watch`` for what it is told."""
+        self._observers.append(observer)
+
+    async def run(self) -> None:
+        """Keep deadlines until the campaign has ended.
+
+        Raises:
+            ConfigError: The store failed (the operator's to mend; a new process resumes from what is stored).
+        """
+        while not self.has_ended:
+            deadline_s = self._round.next_deadline_s
+            await self._wait_for_change(None if deadline_s is None else max(0.0, deadline_s - self._clock()))
+            self.tick()
+
+    def tick(self) -> None:
+        """Close or give up a session whose deadline has passed. ``run`` calls it in time."""
+        self._carry_out(self._round.tick(self._clock()), None)
+
+    async def handle(self, peer: Peer, message: Up) -> Down:
+        """Answer ``message`` from ``peer``.
+
+        Raises:
+            RemoteProtocolError: The message was turned down (the peer's fault).
+            CarrierError: The store failed; the peer may try again (the operator's to mend).
+        """
+        rejection = why_role_rejected(peer.role, message)
+        if rejection:
+            raise RemoteProtocolError(rejection)
+        try:
+            return await self._dispatch(peer, message)
+        except ConfigError as error:
+            msg = f"the coordinator cannot use its store just now: {error}"
+            raise CarrierError(msg, retryable=True) from error
+
+    async def _dispatch(self, peer: Peer, message: Up) -> Down:
+        answer: Down
+        match message:
+            case CheckIn():
+                answer = await self._long_poll(DeviceCheckedIn(peer.peer_id, message))
+            case AwaitDecision():
+                answer = await self._long_poll(TrainerAsked(peer.peer_id, message.campaign_id))
+            case Contribute():
+                answer = self._receive(ContributionReceived(peer.peer_id, message))
+            case PublishSlimBase():
+                answer = self._publish(peer.peer_id, message.slim_base)
+            case GetCampaign():
+                answer = self._campaign_offer(message)
+            case FetchModel():
+                answer = self._models.chunk(message)
+            case UploadModel():
+                self._models.receive(message)
+                answer = Stored()
+            case _:
+                assert_never(message)
+        return answer
+
+    async def _long_poll(self, event: Event) -> Down:
+        """Answer ``event``; a peer with nothing to do hears so only after ``poll_s`` without a change for it."""
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + self._poll_s
+        answer = self._receive(event)
+        while isinstance(answer, ComeBack) and loop.time() < give_up_s:
+            await self._wait_for_change(give_up_s - loop.time())
+            answer = self._receive(event)
+        return answer
+
+    async def _wait_for_change(self, timeout_s: float | None) -> None:
+        change = self._change
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await change.wait()
+
+    def _receive(self, event: Event, signed: SignedDocument | None = None) -> Down:
+        answer = self._carry_out(self._round.receive(event, self._clock()), signed)
+        if answer is None:
+            msg = f"the round did not answer {type(event).__name__}"
+            raise LocalProtocolError(msg)
+        if isinstance(answer, Reject):
+            raise RemoteProtocolError(answer.rejection)
+        return answer
+
+    def _carry_out(self, commands: Sequence[Command], signed: SignedDocument | None) -> Down | Reject | None:
+        answer: Down | Reject | None = None
+        for command in commands:
+            match command:
+                case SaveSnapshot() | SaveClosing() | SaveSlimBase():
+                    self._save(command, signed)
+                case AnnounceDecision() | AnnounceAbandoned() | AnnounceEnd():
+                    pass  # they are for whoever watches
+                case Reject():
+                    answer = command
+                case _:
+                    answer = self._answer(command)
+            self._tell(command)
+        return answer
+
+    def _save(self, command: Save, signed: SignedDocument | None) -> None:
+        try:
+            match command:
+                case SaveSnapshot():
+                    self._store.save_snapshot(command.snapshot)
+                case SaveClosing(decision=decision):
+                    signed = sign_document("decision", decision, self._signing_key) if decision else None
+                    self._store.save_closing(command.closed, command.snapshot, signed)
+                case SaveSlimBase():
+                    self._store.save_snapshot(command.snapshot, signed)
+                case _:
+                    assert_never(command)
+        except ConfigError:
+            self._live_round = None  # it is ahead of the store now: as after a crash, the store is right
+            raise
+        self._change.set()
+        self._change = asyncio.Event()
+
+    def _answer(self, command: Answer) -> Down:
+        answer: Down
+        match command:
+            case Invite():
+                answer = self._invitation(command)
+            case Defer():
+                answer = ComeBack(command.after_ms, command.awaited)
+            case End():
+                answer = CampaignEnded(command.completed)
+            case Count():
+                answer = ContributionCounted(command.session_id)
+            case OfferDecision():
+                answer = DecisionOffer(self._document("decision", command.level))
+            case AcceptSlimBase():
+                answer = Stored()
+            case Reject():
+                raise RemoteProtocolError(command.rejection)
+            case _:
+                assert_never(command)
+        return answer
+
+    def _invitation(self, command: Invite) -> Invitation:
+        is_outcome = command.kind is SessionKind.OUTCOME
+        return Invitation(
+            session_id=command.session_id,
+            kind=command.kind,
+            level=command.level,
+            attempt=command.attempt,
+            remaining_ms=command.remaining_ms,
+            decision=self._document("decision", command.level) if is_outcome else None,
+            slim_base=self._document("slim_base", command.level) if is_outcome else None,
+        )
+
+    def _document(self, kind: str, level: int) -> SignedDocument:
+        signed = self._store.load_document(self._campaign.campaign_id, kind, level)
+        if signed is None:
+            msg = f"campaign {self._campaign.campaign_id}: the {kind} of level {level} is missing from the store"
+            raise ConfigError(msg)
+        return signed
+
+    def _campaign_offer(self, message: GetCampaign) -> CampaignOffer:
+        if message.device_class != self._campaign.device_class:
+            got = message.device_class[:64]
+            raise reject(RejectReason.WRONG_CAMPAIGN, expected=f"device class {self._campaign.device_class}", got=got)
+        return CampaignOffer(self._campaign_signed)
+
+    def _publish(self, trainer_id: str, signed: SignedDocument) -> Down:
+        slim_base = open_document(signed, "slim_base", SlimBase, self._trainer_key)
+        if self._models.num_bytes(slim_base.model_digest) != slim_base.model_bytes:
+            expected = f"an uploaded model of {slim_base.model_bytes} bytes"
+            raise reject(RejectReason.NOT_FOUND, expected=expected, remedy="upload the model, then publish it again")
+        return self._receive(SlimBasePublished(trainer_id, slim_base), signed)
+
+    @property
+    def _round(self) -> CampaignRound:
+        """The machine; resumed once more if the last one got ahead of the store."""
+        if self._live_round is None:
+            self._live_round = self._resumed()
+        return self._live_round
+
+    def _resumed(self) -> CampaignRound:
+        snapshot = self._store.load_snapshot(self._campaign.campaign_id)
+        return CampaignRound(self._campaign, self._new_session_id, snapshot)
+
+    def _tell(self, command: Command) -> None:
+        told = describe(command, self._round.progress) if self._observers else None
+        if told is None:
+            return
+        for observe in self._observers:
+            observe(*told)
+
+
+def _open_campaign(signed: SignedDocument, signing_key: ec.EllipticCurvePrivateKey) -> Campaign:
+    try:
+        return open_document(signed, "campaign", Campaign, public_bytes(signing_key.public_key()))
+    except RemoteProtocolError as error:
+        msg = f"the campaign cannot be run with this signing key: {error}"
+        raise ConfigError(msg) from None

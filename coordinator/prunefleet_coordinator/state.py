@@ -1,0 +1,109 @@
+"""Where a campaign stands: its phases, the table of what may follow what, and the snapshot that survives a crash.
+
+Everything the round must remember is in a :class:`Snapshot`; everything else (the open session, who was invited) dies
+with the process on purpose: a session in flight is lost and its devices are invited to a new attempt.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+
+from prunefleet_shared.campaign import Decision, SlimBase
+from prunefleet_shared.errors import LocalProtocolError
+from prunefleet_shared.messages import SessionKind
+from prunefleet_shared.private_sum import Total
+
+
+class Phase(enum.StrEnum):
+    """What the campaign is doing at its current level."""
+
+    VOTING = "voting"  # the vote session gathers contributions; once, for all levels
+    RETRAINING = "retraining"  # the decision of the level is out, the trainer's slim base is awaited
+    MEASURING = "measuring"  # the outcome session of the level gathers contributions
+    COMPLETED = "completed"  # every level was decided and measured
+    FAILED = "failed"  # a round ran out of attempts
+
+
+class Happening(enum.Enum):
+    """What moves a campaign on."""
+
+    SUM_CLOSED = enum.auto()  # a session ended with a quorum, and a level remains to be decided
+    LAST_SUM_CLOSED = enum.auto()  # the outcome session of the last level ended with a quorum
+    SLIM_BASE_PUBLISHED = enum.auto()  # the trainer answered the current decision
+    ATTEMPTS_SPENT = enum.auto()  # the last attempt of a round ended below quorum
+
+
+NEXT_PHASE = {
+    (Phase.VOTING, Happening.SUM_CLOSED): Phase.RETRAINING,
+    (Phase.VOTING, Happening.ATTEMPTS_SPENT): Phase.FAILED,
+    (Phase.RETRAINING, Happening.SLIM_BASE_PUBLISHED): Phase.MEASURING,
+    (Phase.MEASURING, Happening.SUM_CLOSED): Phase.RETRAINING,
+    (Phase.MEASURING, Happening.LAST_SUM_CLOSED): Phase.COMPLETED,
+    (Phase.MEASURING, Happening.ATTEMPTS_SPENT): Phase.FAILED,
+}
+"""Every move there is. No way leads back to a round whose sum is stored, so nobody is counted in it twice."""
+
+ENDED = frozenset({Phase.COMPLETED, Phase.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedRound:
+    """A round whose sum is known.
+
+    Attributes:
+        kind: What was summed.
+        level: Level of the outcome; 0 for the vote.
+        session_id: The session that succeeded.
+        total: The sum.
+        contributors: Ids of the devices in it, sorted: who, never what.
+    """
+
+    kind: SessionKind
+    level: int
+    session_id: str
+    total: Total
+    contributors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a campaign must remember; canonical JSON through ``documents``.
+
+    Attributes:
+        campaign_id: Whose it is.
+        phase: What is going on.
+        level: 0-based level of the schedule; 0 while voting.
+        attempts_opened: Sessions opened for the current round, lost ones included: the last session's attempt number.
+        attempts_failed: Of those, how many ended below quorum. Only these count against ``max_attempts``; a session
+            lost to a restart of the coordinator is no fault of the fleet.
+        closed_rounds: The vote first, then the outcome of each level.
+        decisions: One per level decided so far.
+        slim_bases: One per level retrained so far.
+    """
+
+    campaign_id: str
+    phase: Phase = Phase.VOTING
+    level: int = 0
+    attempts_opened: int = 0
+    attempts_failed: int = 0
+    closed_rounds: tuple[ClosedRound, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    slim_bases: tuple[SlimBase, ...] = ()
+
+    @property
+    def kind(self) -> SessionKind:
+        """What a session opened in this phase sums."""
+        return SessionKind.VOTE if self.phase is Phase.VOTING else SessionKind.OUTCOME
+
+    def moved_by(self, happening: Happening) -> Snapshot:
+        """The snapshot in the next phase.
+
+        Raises:
+            LocalProtocolError: The table has no such move (our bug).
+        """
+        phase = NEXT_PHASE.get((self.phase, happening))
+        if phase is None:
+            msg = f"campaign {self.campaign_id}: {happening.name} cannot happen while {self.phase}"
+            raise LocalProtocolError(msg)
+        return replace(self, phase=phase)

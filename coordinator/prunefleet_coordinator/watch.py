@@ -1,0 +1,72 @@
+"""What a person who watches a campaign is told: one kind and a few plain facts per command carried out.
+
+The facts are strings, integers and lists of ids, so that a progress display, a log line and a JSON stream can all be
+made of them. Never a vector, a tally or a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from prunefleet_coordinator.events import (
+    AnnounceAbandoned,
+    AnnounceDecision,
+    AnnounceEnd,
+    Command,
+    Count,
+    Invite,
+    Reject,
+    SaveClosing,
+    SaveSlimBase,
+)
+from prunefleet_coordinator.round import Progress
+
+Fact = int | str | bool | list[str]
+Observer = Callable[[str, Mapping[str, Fact]], None]
+"""Called as ``on_event(kind, facts)``. Must not raise and must not wait: it runs between two messages."""
+
+
+def describe(command: Command, progress: Progress) -> tuple[str, dict[str, Fact]] | None:
+    """Kind and facts of a command; None for those that change nothing worth showing (a deferral, a re-sent offer).
+
+    Kinds: ``invited``, ``counted``, ``rejected``, ``session_closed``, ``session_abandoned``, ``decided``,
+    ``slim_base_published``, ``ended``. All carry the progress after the command's whole batch: ``phase``, ``level``,
+    ``attempt``, ``num_contributions`` and ``awaited`` (ids of invited devices still to contribute).
+    """
+    own = _own_facts(command)
+    if own is None:
+        return None
+    kind, facts = own
+    return kind, {
+        "phase": progress.phase.value,
+        "level": progress.level,
+        "attempt": progress.attempt,
+        "num_contributions": progress.num_contributions,
+        "awaited": list(progress.awaited),
+        **facts,
+    }
+
+
+def _own_facts(command: Command) -> tuple[str, dict[str, Fact]] | None:
+    told: tuple[str, dict[str, Fact]] | None = None
+    match command:
+        case Invite():
+            told = "invited", {"device_id": command.device_id, "session_kind": command.kind.name.lower()}
+        case Count():
+            told = "counted", {"device_id": command.device_id}
+        case Reject():
+            told = "rejected", {"peer_id": command.peer_id, "reason": command.rejection.reason.name}
+        case SaveClosing(closed=closed):
+            facts: dict[str, Fact] = {"closed_level": closed.level, "num_devices": closed.total.num_devices}
+            told = "session_closed", {"session_kind": closed.kind.name.lower(), **facts}
+        case AnnounceAbandoned():
+            told = "session_abandoned", {"num_lost": command.num_contributions, "quorum": command.quorum}
+        case AnnounceDecision(decision=decision):
+            told = "decided", {"cost": decision.cost, "fingerprint": decision.fingerprint}
+        case SaveSlimBase(slim_base=slim_base):
+            told = "slim_base_published", {"model_digest": slim_base.model_digest}
+        case AnnounceEnd():
+            told = "ended", {"completed": command.completed}
+        case _:
+            pass  # deferrals and offers are repeated at every poll
+    return told

@@ -1,0 +1,124 @@
+"""How big anything on the wire may be, and the checks of a single field. No protobuf here; ``wire`` applies them.
+
+A check names the field, what was expected and how it differs (a length, never the value), so that a rejection can go
+back to a stranger and into a log.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import TypeVar
+
+from prunefleet_shared.documents import MAX_DOCUMENT_BYTES
+from prunefleet_shared.errors import LocalProtocolError, RejectReason, RemoteProtocolError, reject
+
+CHUNK_BYTES = 256 * 1024
+"""One piece of a model. A sixteenth of gRPC's default limit of 4 MiB: a slow line loses little when it breaks."""
+
+MAX_MODEL_BYTES = 1024**3
+"""Ten times ResNet-50 in float32."""
+
+MAX_CONTRIBUTION_BYTES = 1024**2
+"""A masked vector of 30,000 lanes of 16 bits takes 60 kB."""
+
+MAX_SLIM_BASE_BYTES = 64 * 1024
+"""The trainer's document names a model and holds none: a few hundred bytes."""
+
+ENVELOPE_BYTES = 1024
+"""Everything in a message that is not its payload, and all of a message that has none."""
+
+MAX_REJECTION_BYTES = 4 * 1024
+"""Three texts of 200 characters of at most 4 bytes; stays below gRPC's 8 KiB of metadata."""
+
+MAX_REJECTION_CHARACTERS = 200
+MAX_DOCUMENT_MESSAGE_BYTES = MAX_DOCUMENT_BYTES + ENVELOPE_BYTES
+MAX_CHUNK_MESSAGE_BYTES = CHUNK_BYTES + ENVELOPE_BYTES
+MAX_REQUEST_BYTES = MAX_CONTRIBUTION_BYTES + ENVELOPE_BYTES
+"""The longest request of any method: more than this the carrier refuses without reading it."""
+
+ID_BYTES = 16
+DIGEST_BYTES = 32
+SIGNATURE_BYTES = range(8, 73)
+"""An ECDSA P-256 signature in DER."""
+
+PUBLIC_KEY_BYTES = range(91, 92)
+"""A P-256 key as DER SubjectPublicKeyInfo."""
+
+MAX_LEVELS = 8
+MAX_ATTEMPT = 1000
+_DEVICE_CLASS = re.compile(r"[a-z0-9-]{1,32}")
+_REMEDY = "speak protocol prunefleet.v1"
+Closed = TypeVar("Closed", bound=enum.IntEnum)
+
+
+def malformed(expected: str, got: str) -> RemoteProtocolError:
+    """The error for a message that is none of its kind; the sender's fault."""
+    return reject(RejectReason.MALFORMED, expected=expected, got=got, remedy=_REMEDY)
+
+
+def hex_of(raw: bytes, num_bytes: int, field: str) -> str:
+    """An identifier or digest as hex digits; raises ``MALFORMED`` unless it has ``num_bytes``."""
+    return sized(raw, range(num_bytes, num_bytes + 1), field).hex()
+
+
+def raw_of(hex_digits: str) -> bytes:
+    """The bytes of our own identifier or digest.
+
+    Raises:
+        LocalProtocolError: It is not lower-case hex (a bug of ours: nothing is sent).
+    """
+    try:
+        return bytes.fromhex(hex_digits)
+    except (TypeError, ValueError) as error:
+        msg = "an identifier or digest is not hex digits"
+        raise LocalProtocolError(msg) from error
+
+
+def sized(raw: bytes, num_bytes: range, field: str) -> bytes:
+    """``raw`` itself; raises ``MALFORMED`` unless its length is in ``num_bytes``."""
+    if len(raw) not in num_bytes:
+        raise malformed(f"{field} of {_span(num_bytes)} bytes", f"{len(raw)} bytes")
+    return raw
+
+
+def bounded(value: int, allowed: range, field: str) -> int:
+    """``value`` itself; raises ``MALFORMED`` unless it is ``allowed``."""
+    if value not in allowed:
+        raise malformed(f"{field} of {_span(allowed)}", f"{'less' if value < allowed.start else 'more'}")
+    return value
+
+
+def closed(members: type[Closed], value: int, field: str) -> Closed:
+    """The member of a closed enum; raises ``MALFORMED`` for 0 (unset) and for numbers we do not know."""
+    try:
+        return members(value)
+    except ValueError:
+        got = "unset" if value == 0 else "an unknown number"
+        raise malformed(f"{field}, a {members.__name__}", got) from None
+
+
+def device_class(text: str) -> str:
+    """``text`` itself; raises ``MALFORMED`` unless it is 1 to 32 of ``a-z 0-9 -``: no room for anything else."""
+    if not _DEVICE_CLASS.fullmatch(text):
+        raise malformed("device_class of 1 to 32 of a-z 0-9 -", f"{len(text)} characters, or others")
+    return text
+
+
+def short_text(text: str, field: str) -> str:
+    """``text`` itself; raises ``MALFORMED`` when it is long or could play tricks on a terminal."""
+    if len(text) > MAX_REJECTION_CHARACTERS or not text.isprintable():
+        raise malformed(
+            f"{field} of at most {MAX_REJECTION_CHARACTERS} printable characters", f"{len(text)}, or others"
+        )
+    return text
+
+
+def shortened(text: str) -> str:
+    """Our own text made fit for :func:`short_text`: cut off, and ``?`` for what does not print."""
+    return "".join(c if c.isprintable() else "?" for c in text[:MAX_REJECTION_CHARACTERS])
+
+
+def _span(allowed: range) -> str:
+    first, last = allowed.start, allowed.stop - 1
+    return f"{first}" if first == last else f"{first} to {last}"

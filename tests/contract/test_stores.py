@@ -1,0 +1,90 @@
+"""One contract for every store; a new store only has to appear in the fixture ``store``."""
+
+import contextlib
+
+import pytest
+
+from prunefleet_coordinator.aggregation import decide
+from prunefleet_coordinator.state import ClosedRound, Phase, Snapshot
+from prunefleet_coordinator.store import BlobPiece, MemoryStore, SqlStore
+from prunefleet_coordinator.testing import random_vote, small_campaign
+from prunefleet_shared.campaign import SlimBase
+from prunefleet_shared.documents import SignedDocument, digest
+from prunefleet_shared.errors import LocalProtocolError
+from prunefleet_shared.messages import SessionKind
+from prunefleet_shared.private_sum import Total
+
+CAMPAIGN = small_campaign()
+TOTAL = Total(tuple(int(lane) for lane in random_vote(CAMPAIGN, 1)), 1)
+CLOSED = ClosedRound(SessionKind.VOTE, 0, "aa", TOTAL, ("device-1",))
+AT_START = Snapshot(CAMPAIGN.campaign_id, attempts_opened=2, attempts_failed=1)
+DECIDED = Snapshot(
+    CAMPAIGN.campaign_id,
+    phase=Phase.RETRAINING,
+    level=1,
+    closed_rounds=(CLOSED,),
+    decisions=(decide(CAMPAIGN, TOTAL, 0),),
+    slim_bases=(SlimBase(CAMPAIGN.campaign_id, 0, "f", "m", 10),),
+)
+SIGNED = SignedDocument("decision", b"{}", b"signature", b"key")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request, tmp_path):
+    if request.param == "memory":
+        yield MemoryStore()
+    else:
+        with contextlib.closing(SqlStore(f"sqlite:///{tmp_path / 'store.db'}")) as opened:
+            yield opened
+
+
+def test_an_empty_store_knows_nothing(store):
+    assert store.load_snapshot(CAMPAIGN.campaign_id) is None
+    assert store.load_closed(CAMPAIGN.campaign_id, SessionKind.VOTE, 0) is None
+    assert store.load_document(CAMPAIGN.campaign_id, "decision", 0) is None
+    assert store.load_blob("00", 0, 10) is None
+
+
+def test_the_last_snapshot_is_the_one_that_counts(store):
+    store.save_snapshot(AT_START)
+    store.save_snapshot(DECIDED)
+    assert store.load_snapshot(CAMPAIGN.campaign_id) == DECIDED
+
+
+def test_campaigns_do_not_see_each_other(store):
+    store.save_snapshot(AT_START)
+    store.save_snapshot(Snapshot("another"))
+    assert store.load_snapshot(CAMPAIGN.campaign_id) == AT_START
+
+
+def test_a_closing_keeps_sum_snapshot_and_decision(store):
+    store.save_closing(CLOSED, DECIDED, SIGNED)
+    assert store.load_snapshot(CAMPAIGN.campaign_id) == DECIDED
+    assert store.load_closed(CAMPAIGN.campaign_id, SessionKind.VOTE, 0) == CLOSED
+    assert store.load_document(CAMPAIGN.campaign_id, "decision", DECIDED.level) == SIGNED
+
+
+def test_a_round_is_stored_once_and_the_second_try_changes_nothing(store):
+    store.save_closing(CLOSED, DECIDED, SIGNED)
+    other = SignedDocument("decision", b"[]", b"other", b"key")
+    with pytest.raises(LocalProtocolError, match="VOTE sum of level 0"):
+        store.save_closing(CLOSED, AT_START, other)
+    assert store.load_snapshot(CAMPAIGN.campaign_id) == DECIDED
+    assert store.load_document(CAMPAIGN.campaign_id, "decision", DECIDED.level) == SIGNED
+
+
+def test_a_document_is_filed_with_the_snapshot_it_belongs_to(store):
+    slim_base = SignedDocument("slim_base", b"{}", b"signature", b"key")
+    store.save_snapshot(DECIDED, slim_base)
+    store.save_document(CAMPAIGN.campaign_id, 0, SIGNED)
+    assert store.load_document(CAMPAIGN.campaign_id, "slim_base", 1) == slim_base
+    assert store.load_document(CAMPAIGN.campaign_id, "decision", 0) == SIGNED
+    assert store.load_document(CAMPAIGN.campaign_id, "decision", 1) is None
+
+
+def test_a_model_comes_back_in_pieces(store):
+    body = bytes(range(256)) * 5
+    name = store.save_blob(body)
+    assert name == store.save_blob(body) == digest(body)
+    for offset in (0, 1, 500, 1000, 1280, 1500):
+        assert store.load_blob(name, offset, 500) == BlobPiece(len(body), body[offset : offset + 500])

@@ -1,0 +1,339 @@
+"""The round, played by hand: who is invited, when it closes, what a crash costs. Sentences quote ``round``'s own."""
+
+from dataclasses import replace
+
+import pytest
+
+from prunefleet_coordinator.events import (
+    AcceptSlimBase,
+    AnnounceAbandoned,
+    AnnounceDecision,
+    AnnounceEnd,
+    ContributionReceived,
+    Count,
+    Defer,
+    DeviceCheckedIn,
+    End,
+    Invite,
+    OfferDecision,
+    Reject,
+    SaveClosing,
+    SaveSlimBase,
+    SaveSnapshot,
+    SlimBasePublished,
+    TrainerAsked,
+)
+from prunefleet_coordinator.round import CampaignRound
+from prunefleet_coordinator.state import NEXT_PHASE, Happening, Phase, Snapshot
+from prunefleet_coordinator.testing import counting_ids, outcome_payload, small_campaign, vote_payload
+from prunefleet_shared.campaign import Level, SlimBase
+from prunefleet_shared.documents import canonical_bytes, read_document
+from prunefleet_shared.errors import ConfigError, LocalProtocolError, RejectReason
+from prunefleet_shared.messages import Awaited, CheckIn, Contribute, Readiness, SessionKind
+
+CAMPAIGN = small_campaign()
+DEADLINE_S = CAMPAIGN.cohort.deadline_ms / 1000
+DEVICES = ("d1", "d2", "d3")
+TRAINER = "trainer"
+
+
+class Player:
+    """Drives one round and, for ``restart``, remembers what it was told to save."""
+
+    def __init__(self, campaign=CAMPAIGN):
+        self.campaign = campaign
+        self.ids = counting_ids()
+        self.round = CampaignRound(campaign, self.ids)
+        self.saved = None
+        self.now_s = 0.0
+
+    def do(self, event=None):
+        commands = self.round.receive(event, self.now_s) if event else self.round.tick(self.now_s)
+        for command in commands:
+            self.saved = getattr(command, "snapshot", self.saved)
+        return commands
+
+    def check_in(self, device_id, readiness=Readiness.READY):
+        fingerprint = self.campaign.layout.fingerprint()
+        return self.do(DeviceCheckedIn(device_id, CheckIn(self.campaign.campaign_id, fingerprint, readiness)))
+
+    def invite(self, device_id):
+        invitation = self.check_in(device_id)[-1]
+        assert isinstance(invitation, Invite), invitation
+        return invitation
+
+    def contribute(self, invitation, device_id=None):
+        is_vote = invitation.kind is SessionKind.VOTE
+        payload = vote_payload(self.campaign, seed=int(invitation.device_id[1:])) if is_vote else outcome_payload()
+        message = Contribute(invitation.session_id, payload)
+        return self.do(ContributionReceived(device_id or invitation.device_id, message))
+
+    def gather(self, devices=DEVICES):
+        """All check in and contribute; returns the commands of the last contribution."""
+        invitations = [self.invite(device) for device in devices]
+        return [self.contribute(invitation) for invitation in invitations][-1]
+
+    def slim_base(self):
+        decision = self.round.snapshot.decisions[-1]
+        return SlimBase(decision.campaign_id, decision.level, decision.fingerprint, "00" * 32, 100)
+
+    def publish(self, slim_base=None):
+        return self.do(SlimBasePublished(TRAINER, slim_base or self.slim_base()))
+
+    def after(self, seconds):
+        self.now_s += seconds
+        return self
+
+    def restart(self):
+        snapshot = self.saved and read_document(canonical_bytes(self.saved), Snapshot)
+        self.round = CampaignRound(self.campaign, self.ids, snapshot)
+        return self
+
+
+@pytest.fixture
+def player():
+    return Player()
+
+
+def kinds(commands):
+    return [type(command) for command in commands]
+
+
+def reason(commands):
+    assert isinstance(commands[-1], Reject), commands
+    return commands[-1].rejection.reason
+
+
+# --- the whole story ------------------------------------------------------------------------------------------------
+
+
+def test_a_campaign_from_the_first_vote_to_the_last_outcome(player):
+    assert kinds(player.gather()) == [SaveClosing, Count, AnnounceDecision]
+    assert kinds(player.publish()) == [SaveSlimBase, AcceptSlimBase]
+    assert kinds(player.gather()) == [SaveClosing, Count, AnnounceDecision]
+    assert kinds(player.publish()) == [SaveSlimBase, AcceptSlimBase]
+    assert kinds(player.gather()) == [SaveClosing, Count, AnnounceEnd]
+    assert player.check_in("d1") == [End("d1", completed=True)]
+
+    end = player.round.snapshot
+    assert end.phase is Phase.COMPLETED
+    assert [(closed.kind, closed.level) for closed in end.closed_rounds] == [
+        (SessionKind.VOTE, 0),
+        (SessionKind.OUTCOME, 0),
+        (SessionKind.OUTCOME, 1),
+    ]
+    assert all(closed.contributors == DEVICES for closed in end.closed_rounds)
+    assert [decision.level for decision in end.decisions] == [slim.level for slim in end.slim_bases] == [0, 1]
+
+
+def test_the_table_has_no_way_back_to_a_stored_sum():
+    assert Phase.VOTING not in NEXT_PHASE.values()
+    assert not {phase for phase, _ in NEXT_PHASE} & {Phase.COMPLETED, Phase.FAILED}
+    with pytest.raises(LocalProtocolError, match="SUM_CLOSED cannot happen while retraining"):
+        Snapshot("c", phase=Phase.RETRAINING).moved_by(Happening.SUM_CLOSED)
+
+
+# --- invitations ----------------------------------------------------------------------------------------------------
+
+
+def test_a_session_opens_with_the_first_ready_device_and_is_saved_first(player):
+    assert player.round.next_deadline_s is None
+    assert player.check_in("d1", Readiness.BUSY) == [Defer("d1", 1000, Awaited.DEVICES)]
+    assert player.round.next_deadline_s is None
+    commands = player.after(5).check_in("d1")
+    assert kinds(commands) == [SaveSnapshot, Invite]
+    assert player.round.next_deadline_s == 5 + DEADLINE_S
+    assert (commands[1].attempt, commands[1].kind, commands[1].remaining_ms) == (1, SessionKind.VOTE, 60_000)
+
+
+def test_only_the_first_size_devices_are_invited(player):
+    for device in DEVICES:
+        player.invite(device)
+    assert player.check_in("d4") == [Defer("d4", 1000, Awaited.NOTHING)]
+
+
+def test_a_device_whose_answer_was_lost_gets_the_same_invitation(player):
+    first = player.invite("d1")
+    again = player.after(10).check_in("d1")
+    assert again == [replace(first, remaining_ms=50_000)]
+
+
+def test_a_device_that_has_contributed_waits_for_the_others(player):
+    player.contribute(player.invite("d1"))
+    assert player.check_in("d1") == [Defer("d1", 1000, Awaited.DEVICES)]
+    assert player.round.progress.num_contributions == 1
+
+
+def test_progress_says_who_is_awaited(player):
+    player.contribute(player.invite("d2"))
+    player.invite("d3")
+    player.invite("d1")
+    assert player.round.progress.awaited == ("d1", "d3")
+
+
+# --- contributions --------------------------------------------------------------------------------------------------
+
+
+def test_a_replay_is_turned_down_and_changes_nothing(player):
+    invitation = player.invite("d1")
+    assert player.contribute(invitation) == [Count("d1", invitation.session_id)]
+    assert reason(player.contribute(invitation)) == RejectReason.DUPLICATE
+    assert player.round.progress.num_contributions == 1
+
+
+def test_a_replay_after_the_closing_hears_that_it_was_counted(player):
+    invitation = player.invite("d1")
+    player.contribute(invitation)
+    player.gather(("d2", "d3"))
+    assert reason(player.restart().contribute(invitation)) == RejectReason.DUPLICATE
+
+
+def test_an_uninvited_device_cannot_contribute(player):
+    assert reason(player.contribute(player.invite("d1"), device_id="d9")) == RejectReason.NOT_INVITED
+
+
+def test_a_vector_that_breaks_the_lane_table_is_turned_down(player):
+    session_id = player.invite("d1").session_id
+    assert reason(player.do(ContributionReceived("d1", Contribute(session_id, b"")))) == RejectReason.WRONG_LENGTH
+    broken = bytes(CAMPAIGN.vote_lanes.packed_bytes)
+    assert reason(player.do(ContributionReceived("d1", Contribute(session_id, broken)))) == RejectReason.OUT_OF_RANGE
+    assert player.round.progress.awaited == ("d1",)
+
+
+# --- deadlines ------------------------------------------------------------------------------------------------------
+
+
+def test_at_the_deadline_a_quorum_is_enough(player):
+    invitations = [player.invite(device) for device in DEVICES]
+    for invitation in invitations[:2]:
+        player.contribute(invitation)
+    assert player.after(DEADLINE_S - 0.001).do() == []
+    commands = player.after(0.001).do()
+    assert kinds(commands) == [SaveClosing, AnnounceDecision]
+    assert commands[0].closed.contributors == ("d1", "d2")
+    assert reason(player.contribute(invitations[2])) == RejectReason.LATE
+
+
+def test_a_message_at_the_deadline_finds_it_passed_whether_or_not_the_clock_ticked(player):
+    invitations = [player.invite(device) for device in DEVICES]
+    for invitation in invitations[:2]:
+        player.contribute(invitation)
+    commands = player.after(DEADLINE_S).contribute(invitations[2])
+    assert kinds(commands) == [SaveClosing, AnnounceDecision, Reject]
+    assert reason(commands) == RejectReason.LATE
+
+
+def test_below_quorum_a_new_attempt_begins_and_devices_contribute_again(player):
+    first = player.invite("d1")
+    player.contribute(first)
+    commands = player.after(DEADLINE_S).do()
+    assert kinds(commands) == [SaveSnapshot, AnnounceAbandoned]
+    assert reason(player.contribute(first)) == RejectReason.LATE
+    second = player.invite("d1")
+    assert (second.attempt, second.session_id) != (first.attempt, first.session_id)
+    assert player.round.progress.num_contributions == 0
+    assert player.contribute(second) == [Count("d1", second.session_id)]
+
+
+def test_the_campaign_fails_when_attempts_run_out(player):
+    for attempt in range(1, CAMPAIGN.cohort.max_attempts + 1):
+        assert player.invite("d1").attempt == attempt
+        commands = player.after(DEADLINE_S).do()
+    assert kinds(commands) == [SaveSnapshot, AnnounceAbandoned, AnnounceEnd]
+    assert player.check_in("d1") == [End("d1", completed=False)]
+    assert player.do(TrainerAsked(TRAINER, CAMPAIGN.campaign_id)) == [End(TRAINER, completed=False)]
+    assert player.publish(SlimBase(CAMPAIGN.campaign_id, 0, "f", "m", 1))[0].rejection.reason == (
+        RejectReason.WRONG_DECISION
+    )
+
+
+def test_attempts_are_counted_anew_in_the_next_round(player):
+    player.invite("d1")
+    player.after(DEADLINE_S).do()
+    player.gather()
+    player.publish()
+    assert player.invite("d1").attempt == 1
+    assert player.round.snapshot.attempts_failed == 0
+
+
+# --- the trainer ----------------------------------------------------------------------------------------------------
+
+
+def test_the_trainer_waits_for_devices_and_devices_for_the_trainer(player):
+    assert player.do(TrainerAsked(TRAINER, CAMPAIGN.campaign_id)) == [Defer(TRAINER, 1000, Awaited.DEVICES)]
+    player.gather()
+    assert player.do(TrainerAsked(TRAINER, CAMPAIGN.campaign_id)) == [OfferDecision(TRAINER, 0)]
+    assert player.check_in("d1") == [Defer("d1", 1000, Awaited.TRAINER)]
+
+
+def test_the_trainer_must_name_the_campaign(player):
+    assert reason(player.do(TrainerAsked(TRAINER, "another"))) == RejectReason.WRONG_CAMPAIGN
+
+
+def test_a_slim_base_is_taken_once_and_its_repetition_accepted(player):
+    player.gather()
+    slim_base = player.slim_base()
+    player.publish(slim_base)
+    assert player.publish(slim_base) == [AcceptSlimBase(TRAINER, 0)]
+    assert reason(player.publish(replace(slim_base, model_digest="11" * 32))) == RejectReason.WRONG_DECISION
+    assert player.round.snapshot.slim_bases == (slim_base,)
+
+
+def test_a_slim_base_for_another_decision_is_turned_down(player):
+    player.gather()
+    wrong = replace(player.slim_base(), decision_fingerprint="11" * 32)
+    assert reason(player.publish(wrong)) == RejectReason.WRONG_DECISION
+    assert player.round.snapshot.phase is Phase.RETRAINING
+
+
+# --- crashes --------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_in_flight_is_lost_and_a_restart_eats_no_attempt(player):
+    for attempt in range(1, 10):
+        invitation = player.invite("d1")
+        assert invitation.attempt == attempt
+        player.contribute(invitation)
+        player.restart()
+        assert reason(player.contribute(invitation)) == RejectReason.WRONG_SESSION
+    player.invite("d1")
+    assert kinds(player.after(DEADLINE_S).do()) == [SaveSnapshot, AnnounceAbandoned]
+    assert player.round.snapshot.attempts_failed == 1
+    assert kinds(player.gather()) == [SaveClosing, Count, AnnounceDecision]
+
+
+def test_a_restart_forgives_no_failed_attempt(player):
+    for _ in range(CAMPAIGN.cohort.max_attempts):
+        player.invite("d1")
+        player.after(DEADLINE_S).do()
+        player.restart()
+    assert player.round.has_ended
+
+
+def test_a_restart_after_every_step_gives_the_same_decisions_and_counts_nobody_twice():
+    through, interrupted = Player(), Player()
+    for player, pause in ((through, lambda: None), (interrupted, interrupted.restart)):
+        for step in (player.gather, player.publish) * 2 + (player.gather,):
+            step()
+            pause()
+    assert interrupted.round.snapshot == through.round.snapshot
+    assert all(closed.total.num_devices == len(DEVICES) for closed in interrupted.round.snapshot.closed_rounds)
+
+
+def test_a_snapshot_of_another_campaign_is_the_operators_mistake():
+    with pytest.raises(ConfigError, match="use another store"):
+        CampaignRound(CAMPAIGN, counting_ids(), Snapshot("another"))
+
+
+def test_a_campaign_that_cannot_be_carried_out_is_refused_at_once():
+    with pytest.raises(ConfigError, match="cannot be met"):
+        CampaignRound(small_campaign(levels=(Level(1, 1),)), counting_ids())
+
+
+def test_a_call_that_raises_changes_nothing(player):
+    player.after(10).contribute(player.invite("d1"))
+    before = (player.round.snapshot, player.round.progress, player.round.next_deadline_s)
+    player.now_s = 9.0
+    with pytest.raises(LocalProtocolError, match="clock went back"):
+        player.check_in("d2")
+    assert (player.round.snapshot, player.round.progress, player.round.next_deadline_s) == before
