@@ -1,0 +1,190 @@
+"""The report as one self-contained web page, and both files as written to disk.
+
+The page is made from the :class:`~prunefleet_simulation.report_model.Report` alone, loads nothing from anywhere (styles
+and charts are inside), fits a phone and prints. Words and numbers are escaped; only our own charts enter as markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from prunefleet_simulation import charts
+from prunefleet_simulation.report import PAIRS, build_report, report_json
+from prunefleet_simulation.report_model import ArmName, PairName, Report
+from prunefleet_simulation.results import RunResult
+
+ARM_EXPLANATIONS = {
+    "dense": "The unpruned base, fine-tuned on the device.",
+    "agnostic": "Pruned by weight norms, retrained on public data; no device's data used.",
+    "agnostic_local": "The same, then fine-tuned on the device: the best without a fleet.",
+    "local": "Own scores, own pruning, own retraining: a device alone.",
+    "fleet": "The fleet's shape, retrained, fine-tuned on the device, kept only where the device's own test agrees.",
+}
+EFFECT_HEADINGS = {
+    "added": "The fleet helped",
+    "nothing": "The fleet made no measurable difference",
+    "hurt": "The fleet did harm",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A picture with its words.
+
+    Attributes:
+        key: Names the figure within the page.
+        title: What it shows, with the number that matters.
+        caption: How to read it, one or two sentences.
+        svg: The ``<svg>`` element.
+    """
+
+    key: str
+    title: str
+    caption: str
+    svg: Markup
+
+
+def write_report(
+    run: RunResult, out_dir: Path, *, replay_command: str | None = None, base_weight_bytes: int | None = None
+) -> Path:
+    """Write ``report.json`` and ``report.html`` into ``out_dir`` (made if missing); returns the page's path.
+
+    The arguments after ``out_dir`` are those of :func:`~prunefleet_simulation.report.build_report`, as are the errors.
+    """
+    report = build_report(run, replay_command=replay_command, base_weight_bytes=base_weight_bytes)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    (out_dir / "report.json").write_text(report_json(report), encoding="utf-8")
+    page_path = out_dir / "report.html"
+    page_path.write_text(render_page(report), encoding="utf-8")
+    return page_path
+
+
+def render_page(report: Report) -> str:
+    """The page's HTML; the same report gives the same bytes."""
+    environment = Environment(
+        loader=PackageLoader("prunefleet_simulation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=_percent, points=_points, bytes=charts.format_bytes, duration=format_duration, digits=_digits
+    )
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        charts={chart.key: chart for chart in _charts(report)},
+        arm_labels=charts.ARM_LABELS,
+        arm_explanations=ARM_EXPLANATIONS,
+        pairs=PAIRS,
+        heading=EFFECT_HEADINGS[report.verdict.effect] if report.verdict else "What the fleet decided",
+        num_devices=_devices_per_seed(report),
+    )
+
+
+def format_duration(seconds: float) -> str:
+    """A time as people say it: ``"48 s"``, ``"3 min 05 s"``, ``"2 h 10 min"``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _charts(report: Report) -> Iterator[Chart]:
+    if report.arms and report.devices:
+        yield _accuracy_chart(report)
+    if report.arms_paired and report.devices:
+        yield _gain_chart(report)
+    yield _topology_chart(report)
+    yield Chart(
+        "bytes",
+        f"{charts.format_bytes(report.wire.up_bytes_per_device_session)} up per device and session",
+        "Protocol messages as serialised. A device sends no weights; training by federated averaging would send "
+        "every weight up, every round.",
+        Markup(charts.bytes_by_direction(report.wire, _devices_per_seed(report))),  # noqa: S704 - our own drawing
+    )
+    yield _outcome_chart(report)
+    if len(report.seeds) > 1:
+        yield Chart(
+            "time",
+            f"{format_duration(report.wall_s)} for {len(report.seeds)} seeds",
+            "Wall time of each seed: training of all arms, decisions and evaluation, on the machine named below.",
+            Markup(charts.time_by_seed(report.seeds)),  # noqa: S704 - our own drawing
+        )
+
+
+def _accuracy_chart(report: Report) -> Chart:
+    arms, devices = report.arms or {}, report.devices or []
+    named: dict[ArmName, str] = {"fleet": "with the fleet", "agnostic_local": "without", "dense": "dense"}
+    shown = ", ".join(f"{words} {_percent(arms[name].accuracy_mean)}" for name, words in named.items() if name in arms)
+    return Chart(
+        "accuracy",
+        f"Accuracy: {shown}",
+        "A dot is a device under one seed, on images that neither training nor the gate saw; the bar is the 95 % "
+        "interval of the mean. Every arm but the dense one runs at the same cost.",
+        Markup(charts.accuracy_by_arm(arms, devices)),  # noqa: S704 - our own drawing
+    )
+
+
+def _gain_chart(report: Report) -> Chart:
+    paired = report.arms_paired or {}
+    wanted: tuple[PairName, ...] = ("fleet_minus_agnostic_local", "fleet_minus_local")
+    shown = [(arm, paired[name]) for name, arm in PAIRS if name in wanted and name in paired]
+    worse = " and ".join(f"{_percent(pair.share_worse)} ({charts.ARM_LABELS[arm]})" for arm, pair in shown)
+    return Chart(
+        "gains",
+        f"Devices that lost more than half a point: {worse}",
+        "Accuracy with the fleet's network minus accuracy without, device by device; the dashed line is the mean.",
+        Markup(charts.gains(report.devices or [], shown)),  # noqa: S704 - our own drawing
+    )
+
+
+def _topology_chart(report: Report) -> Chart:
+    seed = report.seeds[0].seed
+    decisions = [decision for decision in report.decisions if decision.seed == seed]
+    rounds = [part for part in report.rounds if part.seed == seed]
+    tallies = [tally for tally in report.topology if tally.seed == seed]
+    kept = ", then ".join(f"{sum(decision.widths):,}" for decision in decisions)
+    return Chart(
+        "topology",
+        f"The decided network keeps {kept} of {sum(t.num_channels for t in tallies):,} channels",
+        "A row per channel group: outlined what the dense network has, filled what stays. The darker a cell, the "
+        f"surer the fleet is of that channel. Rows grow with the square root of the width; seed {seed}.",
+        Markup(charts.topology(decisions, tallies, [part.level_permille for part in rounds])),  # noqa: S704
+    )
+
+
+def _outcome_chart(report: Report) -> Chart:
+    accepted = sum(part.outcome.accepted for part in report.rounds)
+    finished = sum(part.outcome.finished for part in report.rounds)
+    return Chart(
+        "outcomes",
+        f"The gate kept the fleet's network {accepted} times out of {finished}",
+        "What the outcome sessions say, in sums over devices and seeds: accuracy gained on the gate's images, and "
+        "measured latency.",
+        Markup(charts.outcomes(report.rounds)),  # noqa: S704 - our own drawing
+    )
+
+
+def _devices_per_seed(report: Report) -> float:
+    return sum(seed.num_devices for seed in report.seeds) / len(report.seeds)
+
+
+def _percent(fraction: float, decimals: int = 1) -> str:
+    return f"{100 * fraction:.{decimals}f} %"
+
+
+def _points(fraction: float) -> str:
+    # In a column of numbers a hyphen is easily overlooked.
+    return f"{100 * fraction:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _digits(count: float) -> str:
+    return f"{count:,.0f}"

@@ -1,0 +1,320 @@
+"""From a run's measurements to its report, and the report's JSON and schema as text.
+
+After a change of the model, ``python -m prunefleet_simulation.report --write-schema`` writes the schema again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from prunefleet_shared.campaign import Campaign
+from prunefleet_shared.lanes import LaneBlock, grade_lane
+from prunefleet_shared.layout import NUM_WIDTH_OPTIONS
+from prunefleet_shared.masks import FloatArray
+from prunefleet_shared.metrics import NUM_BINS, OUTCOME_LANES
+from prunefleet_simulation.report_model import (
+    Arm,
+    ArmName,
+    Contribution,
+    ContributionPart,
+    DecisionRecord,
+    Device,
+    Effect,
+    GroupTally,
+    Paired,
+    PairName,
+    Report,
+    Round,
+    RoundOutcome,
+    Seed,
+    SessionName,
+    Setting,
+    Verdict,
+    Wire,
+)
+from prunefleet_simulation.results import LevelResult, RunResult, SeedResult
+from prunefleet_simulation.statistics import (
+    bootstrap_mean,
+    channel_agreement,
+    paired_difference,
+    width_agreement,
+    worst_decile,
+)
+
+SCHEMA_PATH = Path(__file__).with_name("report.schema.json")
+ARM_NAMES: tuple[ArmName, ...] = ("dense", "agnostic", "agnostic_local", "local", "fleet")
+PAIRS: tuple[tuple[PairName, ArmName], ...] = (
+    ("fleet_minus_local", "local"),
+    ("fleet_minus_agnostic_local", "agnostic_local"),
+    ("fleet_minus_agnostic", "agnostic"),
+    ("fleet_minus_dense", "dense"),
+)
+
+
+def build_report(run: RunResult, *, replay_command: str | None = None, base_weight_bytes: int | None = None) -> Report:
+    """Everything that can be said of ``run``.
+
+    Args:
+        run: At least one seed, each with at least one device and one level.
+        replay_command: What recomputes the decisions from the run's folder.
+        base_weight_bytes: Size of the base's fp32 weights, the yardstick for bytes (FedAvg sends that up every round).
+
+    Raises:
+        ValueError: The run has no seed, or a number is impossible, such as an accuracy above 1 (a bug in the caller).
+    """
+    paired = {name: _paired(run, arm) for name, arm in PAIRS if {"fleet", arm} <= _arms_measured(run)}
+    return Report(
+        run_id=run.run_id,
+        command=run.command,
+        replay_command=replay_command or f"prunefleet coordinator replay runs/{run.run_id}",
+        wall_s=run.wall_s,
+        notes=list(run.notes),
+        versions=dict(run.versions),
+        setting=_setting(run),
+        seeds=[Seed(seed=s.seed, num_devices=len(s.devices), wall_s=s.wall_s) for s in run.seeds],
+        verdict=_verdict(paired),
+        arms={arm: _arm(run, arm) for arm in _arm_names(run)},
+        arms_paired=paired,
+        wire=_wire(run.seeds, base_weight_bytes),
+        contribution=_contribution(run.seeds[0].campaign),
+        rounds=[_round(seed, level) for seed in run.seeds for level in seed.levels],
+        decisions=[_decision(seed, level) for seed in run.seeds for level in seed.levels],
+        topology=[tally for seed in run.seeds for tally in _tallies(seed)],
+        devices=_devices(run),
+    )
+
+
+def report_json(report: Report) -> str:
+    """The document as ``report.json``: one line per device, round or decision, so that it can be read and compared."""
+    lines = []
+    for key, value in report.model_dump(mode="json").items():
+        if isinstance(value, list) and value:
+            items = ",\n".join(f"    {json.dumps(item, ensure_ascii=False)}" for item in value)
+            lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
+        else:
+            text = json.dumps(value, indent=2, ensure_ascii=False).replace("\n", "\n  ")
+            lines.append(f"  {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def report_schema() -> str:
+    """JSON Schema (2020-12) of ``report.json``; the text of the committed ``report.schema.json``."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Report.model_json_schema()}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _arms_measured(run: RunResult) -> set[str]:
+    return set.intersection(*(set(device.accuracy) for seed in run.seeds for device in seed.devices))
+
+
+def _arm_names(run: RunResult) -> list[ArmName]:
+    measured = _arms_measured(run)
+    return [arm for arm in ARM_NAMES if arm in measured]
+
+
+def _accuracies(run: RunResult, arm: ArmName) -> list[FloatArray]:
+    return [np.asarray([device.accuracy[arm] for device in seed.devices]) for seed in run.seeds]
+
+
+def _arm(run: RunResult, arm: ArmName) -> Arm:
+    accuracies = _accuracies(run, arm)
+    interval = bootstrap_mean(accuracies)
+    costs = [seed.arm_costs[arm] for seed in run.seeds]
+    return Arm(
+        accuracy_mean=interval.mean,
+        accuracy_ci95_low=interval.ci95_low,
+        accuracy_ci95_high=interval.ci95_high,
+        accuracy_worst_decile=worst_decile(accuracies),
+        macs_ratio=float(np.mean([cost.macs_ratio for cost in costs])),
+        params_ratio=float(np.mean([cost.params_ratio for cost in costs])),
+        latency_ratio=float(np.mean([cost.latency_ratio for cost in costs])),
+    )
+
+
+def _paired(run: RunResult, other: ArmName) -> Paired:
+    difference = paired_difference(_accuracies(run, "fleet"), _accuracies(run, other))
+    interval = difference.interval
+    return Paired(
+        mean=interval.mean,
+        ci95_low=interval.ci95_low,
+        ci95_high=interval.ci95_high,
+        share_worse=difference.share_worse,
+    )
+
+
+def _verdict(paired: dict[PairName, Paired]) -> Verdict | None:
+    ours = paired.get("fleet_minus_agnostic_local")
+    if ours is None:
+        return None
+    effect: Effect = "added" if ours.ci95_low > 0 else "hurt" if ours.ci95_high < 0 else "nothing"
+    size = f"{abs(ours.mean) * 100:.1f}" if effect != "nothing" else f"{ours.mean * 100:+.1f}"
+    numbers = f"{size} percentage points (95 % interval {_interval(ours)})"
+    sentences = {
+        "added": f"The fleet added {numbers} to the best a device can do without one.",
+        "nothing": f"The fleet added nothing measurable to the best a device can do without one: {numbers}.",
+        "hurt": f"The fleet hurt: it took {numbers} from the best a device can do without one.",
+    }
+    return Verdict(
+        fleet_added=effect == "added", effect=effect, sentence=sentences[effect], comparison=_comparison(paired)
+    )
+
+
+def _comparison(paired: dict[PairName, Paired]) -> str:
+    against: dict[PairName, str] = {
+        "fleet_minus_local": "each device pruning alone on its own images",
+        "fleet_minus_agnostic": "the same budget without any device's data",
+    }
+    parts = [
+        f"{paired[name].mean * 100:+.1f} points ({_interval(paired[name])}) against {words}"
+        for name, words in against.items()
+        if name in paired
+    ]
+    return f"The fleet's network stands at {' and '.join(parts)}." if parts else ""
+
+
+def _interval(paired: Paired) -> str:
+    return f"{paired.ci95_low * 100:+.1f} to {paired.ci95_high * 100:+.1f}"
+
+
+def _wire(seeds: Sequence[SeedResult], base_weight_bytes: int | None) -> Wire:
+    device_sessions = [len(seed.devices) * max(1, seed.wire.num_sessions) for seed in seeds]
+    per_session = list(zip(seeds, device_sessions, strict=True))
+    return Wire(
+        up_bytes_per_device_session=float(np.mean([s.wire.protocol_up_bytes / n for s, n in per_session])),
+        down_bytes_per_device_session=float(np.mean([s.wire.protocol_down_bytes / n for s, n in per_session])),
+        model_down_bytes=float(np.mean([s.wire.model_down_bytes for s in seeds])),
+        socket_up_bytes=float(np.mean([s.wire.socket_up_bytes for s in seeds])),
+        socket_down_bytes=float(np.mean([s.wire.socket_down_bytes for s in seeds])),
+        base_weight_bytes=base_weight_bytes,
+    )
+
+
+_MEANINGS = {
+    "grade": "Graded mask: for every channel, in how many of 7 nested masks it survives (0 to 7).",
+    "width": f"Width votes: for every group and level, one of {NUM_WIDTH_OPTIONS} widths.",
+    "tried": "Tried the decision: yes or no.",
+    "finished": "Finished fine-tuning: yes or no.",
+    "accepted": "Kept the fleet's network: yes or no.",
+    "accuracy_gain": f"Accuracy gained over its own choice: one of {NUM_BINS} bins.",
+    "latency_ratio": f"Latency against the dense network: one of {NUM_BINS} bins.",
+}
+
+
+def _contribution(campaign: Campaign) -> Contribution:
+    return Contribution(
+        vote_bytes=campaign.vote_lanes.packed_bytes,
+        outcome_bytes=OUTCOME_LANES.packed_bytes,
+        num_outcomes=len(campaign.levels),
+        parts=_parts("vote", campaign.vote_lanes.blocks) + _parts("outcome", OUTCOME_LANES.blocks),
+    )
+
+
+def _parts(session: SessionName, blocks: Sequence[LaneBlock]) -> list[ContributionPart]:
+    by_kind: dict[str, list[LaneBlock]] = {}
+    for block in blocks:
+        by_kind.setdefault(block.name.split("/")[0], []).append(block)
+    return [
+        ContributionPart(
+            session=session,
+            meaning=_MEANINGS[kind],
+            num_lanes=sum(block.length for block in alike),
+            num_bits=sum(block.length * block.value_bits for block in alike),
+        )
+        for kind, alike in by_kind.items()
+    ]
+
+
+def _setting(run: RunResult) -> Setting:
+    campaign = run.seeds[0].campaign
+    return Setting(
+        preset=run.preset,
+        model=campaign.model,
+        device_class=campaign.device_class,
+        privacy_mode=campaign.privacy_mode,
+        layout_fingerprint=campaign.layout.fingerprint(),
+        cost_unit=campaign.cost_table.unit,
+        num_groups=len(campaign.layout.groups),
+        num_channels=campaign.layout.num_channels,
+    )
+
+
+def _round(seed: SeedResult, result: LevelResult) -> Round:
+    level, outcome = result.decision.level, result.outcome
+    return Round(
+        seed=seed.seed,
+        level=level,
+        level_permille=seed.campaign.levels[level].permille,
+        vote_agreement=width_agreement(seed.campaign, seed.vote_total, level),
+        channel_agreement=channel_agreement(seed.campaign, seed.vote_total),
+        gate_accept_rate=outcome.accepted / outcome.finished if outcome.finished else None,
+        outcome=RoundOutcome(
+            tried=outcome.tried,
+            finished=outcome.finished,
+            accepted=outcome.accepted,
+            accuracy_gain=list(outcome.accuracy_gain),
+            latency_ratio=list(outcome.latency_ratio),
+        ),
+    )
+
+
+def _decision(seed: SeedResult, result: LevelResult) -> DecisionRecord:
+    decision, signed = result.decision, result.signed_decision
+    return DecisionRecord(
+        seed=seed.seed,
+        level=decision.level,
+        fingerprint=decision.fingerprint,
+        signature=signed.signature.hex(),
+        public_key=signed.public_key.hex(),
+        widths=list(decision.widths),
+        prior=[list(order) for order in decision.prior],
+        cost=decision.cost,
+        budget=seed.campaign.levels[decision.level].budget,
+    )
+
+
+def _tallies(seed: SeedResult) -> list[GroupTally]:
+    blocks = seed.campaign.vote_lanes.split(seed.vote_total.lanes)
+    return [
+        GroupTally(
+            seed=seed.seed,
+            group=group.name,
+            num_channels=group.num_channels,
+            num_devices=seed.vote_total.num_devices,
+            grade_tally=[int(n) for n in blocks[grade_lane(group.name)]],
+        )
+        for group in seed.campaign.layout.groups
+    ]
+
+
+def _devices(run: RunResult) -> list[Device]:
+    arms = _arm_names(run)
+    return [
+        Device(
+            seed=seed.seed,
+            device_id=device.device_id,
+            classes=list(device.classes),
+            accuracy={arm: device.accuracy[arm] for arm in arms},
+            num_report_images=device.num_report_images,
+            accepted=list(device.accepted),
+        )
+        for seed in run.seeds
+        for device in seed.devices
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the schema beside this module (``--write-schema``) or print it; returns the exit code."""
+    if list(arguments) == ["--write-schema"]:
+        SCHEMA_PATH.write_text(report_schema(), encoding="utf-8")
+    else:
+        sys.stdout.write(report_schema())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

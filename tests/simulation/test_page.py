@@ -1,0 +1,113 @@
+"""The page: self-contained, escaped, and saying the numbers."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from prunefleet_simulation.page import format_duration, render_page, write_report
+from prunefleet_simulation.report import build_report
+from prunefleet_simulation.report_model import Report
+from prunefleet_simulation.results import ARMS, RunResult
+
+
+@pytest.fixture(scope="module")
+def report(run: RunResult) -> Report:
+    return build_report(run, base_weight_bytes=1_080_000)
+
+
+@pytest.fixture(scope="module")
+def html(report: Report) -> str:
+    return render_page(report)
+
+
+class _References(HTMLParser):
+    """Everything a browser would fetch, and whether every element is closed."""
+
+    VOID = frozenset({"meta", "br", "hr", "img", "link", "input"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append(tag)
+        self.open += [] if tag in self.VOID else [tag]
+        self.found += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")]
+
+    def handle_startendtag(self, tag, attrs) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_loads_nothing(html: str) -> None:
+    parser = _References()
+    parser.feed(html)
+    assert all(reference.startswith("#") for reference in parser.found)
+    assert parser.open == []
+    assert not {"script", "link", "iframe", "img", "object"} & set(parser.tags)
+    assert "@import" not in html
+    assert "url(http" not in html
+
+
+def test_page_says_the_numbers(report: Report, html: str) -> None:
+    assert report.verdict is not None
+    assert report.arms is not None
+    assert report.arms_paired is not None
+    assert "The fleet helped" in html
+    assert report.verdict.sentence in html
+    for arm in report.arms.values():
+        assert f"<td>{100 * arm.accuracy_mean:.1f} %</td>" in html
+    for pair in report.arms_paired.values():
+        assert f"{100 * pair.mean:+.1f}".replace("-", "\N{MINUS SIGN}") in html
+    for decision in report.decisions:
+        assert decision.fingerprint in html
+    for part in report.contribution.parts:
+        assert part.meaning.replace("'", "&#39;") in html
+    assert report.command in html
+    assert report.replay_command in html
+
+
+def test_notes_are_shown_and_escaped(html: str) -> None:
+    assert "Plain mode: the coordinator sees each contribution" in html
+    assert "a &lt;public&gt; half of the digits &amp; kept" in html
+    assert "<public>" not in html
+
+
+def test_same_report_same_bytes(report: Report, html: str) -> None:
+    assert render_page(report) == html
+
+
+def test_a_real_fleet_has_a_page_too(report: Report) -> None:
+    document = report.model_dump() | {"arms": None, "arms_paired": None, "devices": None, "verdict": None}
+    html = render_page(Report.model_validate(document))
+    assert "What the fleet decided" in html
+    assert "worst tenth" not in html
+
+
+def test_no_difference_reads_as_none(make_run) -> None:
+    html = render_page(build_report(make_run(num_seeds=1, offsets=dict.fromkeys(ARMS, 0.0), noise=0.0)))
+    assert "The fleet made no measurable difference" in html
+    assert "The fleet helped" not in html
+
+
+def test_write_report_leaves_both_files(run: RunResult, html: str, tmp_path: Path) -> None:
+    page_path = write_report(run, tmp_path / "new" / "run", base_weight_bytes=1_080_000)
+    assert page_path == tmp_path / "new" / "run" / "report.html"
+    assert page_path.read_text(encoding="utf-8") == html
+    assert json.loads(page_path.with_name("report.json").read_text(encoding="utf-8"))["run_id"] == run.run_id
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
+)
+def test_format_duration(seconds: float, words: str) -> None:
+    assert format_duration(seconds) == words
