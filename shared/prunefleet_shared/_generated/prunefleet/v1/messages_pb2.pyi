@@ -1,0 +1,248 @@
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DocumentKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DOCUMENT_KIND_UNSPECIFIED: _ClassVar[DocumentKind]
+    DOCUMENT_KIND_CAMPAIGN: _ClassVar[DocumentKind]
+    DOCUMENT_KIND_DECISION: _ClassVar[DocumentKind]
+    DOCUMENT_KIND_SLIM_BASE: _ClassVar[DocumentKind]
+
+class Readiness(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    READINESS_UNSPECIFIED: _ClassVar[Readiness]
+    READINESS_READY: _ClassVar[Readiness]
+    READINESS_BUSY: _ClassVar[Readiness]
+    READINESS_NO_MEMORY: _ClassVar[Readiness]
+    READINESS_LOW_POWER: _ClassVar[Readiness]
+
+class SessionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SESSION_KIND_UNSPECIFIED: _ClassVar[SessionKind]
+    SESSION_KIND_VOTE: _ClassVar[SessionKind]
+    SESSION_KIND_OUTCOME: _ClassVar[SessionKind]
+
+class Awaited(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AWAITED_UNSPECIFIED: _ClassVar[Awaited]
+    AWAITED_DEVICES: _ClassVar[Awaited]
+    AWAITED_TRAINER: _ClassVar[Awaited]
+    AWAITED_NOTHING: _ClassVar[Awaited]
+
+class RejectReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REJECT_REASON_UNSPECIFIED: _ClassVar[RejectReason]
+    REJECT_REASON_MALFORMED: _ClassVar[RejectReason]
+    REJECT_REASON_TOO_LARGE: _ClassVar[RejectReason]
+    REJECT_REASON_UNKNOWN_FIELD: _ClassVar[RejectReason]
+    REJECT_REASON_STRANGER: _ClassVar[RejectReason]
+    REJECT_REASON_WRONG_CAMPAIGN: _ClassVar[RejectReason]
+    REJECT_REASON_WRONG_LAYOUT: _ClassVar[RejectReason]
+    REJECT_REASON_WRONG_SESSION: _ClassVar[RejectReason]
+    REJECT_REASON_NOT_INVITED: _ClassVar[RejectReason]
+    REJECT_REASON_WRONG_LENGTH: _ClassVar[RejectReason]
+    REJECT_REASON_OUT_OF_RANGE: _ClassVar[RejectReason]
+    REJECT_REASON_DUPLICATE: _ClassVar[RejectReason]
+    REJECT_REASON_LATE: _ClassVar[RejectReason]
+    REJECT_REASON_WRONG_ROLE: _ClassVar[RejectReason]
+    REJECT_REASON_WRONG_DECISION: _ClassVar[RejectReason]
+    REJECT_REASON_NOT_FOUND: _ClassVar[RejectReason]
+    REJECT_REASON_BAD_SIGNATURE: _ClassVar[RejectReason]
+DOCUMENT_KIND_UNSPECIFIED: DocumentKind
+DOCUMENT_KIND_CAMPAIGN: DocumentKind
+DOCUMENT_KIND_DECISION: DocumentKind
+DOCUMENT_KIND_SLIM_BASE: DocumentKind
+READINESS_UNSPECIFIED: Readiness
+READINESS_READY: Readiness
+READINESS_BUSY: Readiness
+READINESS_NO_MEMORY: Readiness
+READINESS_LOW_POWER: Readiness
+SESSION_KIND_UNSPECIFIED: SessionKind
+SESSION_KIND_VOTE: SessionKind
+SESSION_KIND_OUTCOME: SessionKind
+AWAITED_UNSPECIFIED: Awaited
+AWAITED_DEVICES: Awaited
+AWAITED_TRAINER: Awaited
+AWAITED_NOTHING: Awaited
+REJECT_REASON_UNSPECIFIED: RejectReason
+REJECT_REASON_MALFORMED: RejectReason
+REJECT_REASON_TOO_LARGE: RejectReason
+REJECT_REASON_UNKNOWN_FIELD: RejectReason
+REJECT_REASON_STRANGER: RejectReason
+REJECT_REASON_WRONG_CAMPAIGN: RejectReason
+REJECT_REASON_WRONG_LAYOUT: RejectReason
+REJECT_REASON_WRONG_SESSION: RejectReason
+REJECT_REASON_NOT_INVITED: RejectReason
+REJECT_REASON_WRONG_LENGTH: RejectReason
+REJECT_REASON_OUT_OF_RANGE: RejectReason
+REJECT_REASON_DUPLICATE: RejectReason
+REJECT_REASON_LATE: RejectReason
+REJECT_REASON_WRONG_ROLE: RejectReason
+REJECT_REASON_WRONG_DECISION: RejectReason
+REJECT_REASON_NOT_FOUND: RejectReason
+REJECT_REASON_BAD_SIGNATURE: RejectReason
+
+class SignedDocument(_message.Message):
+    __slots__ = ("kind", "payload", "signature", "public_key")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    kind: DocumentKind
+    payload: bytes
+    signature: bytes
+    public_key: bytes
+    def __init__(self, kind: _Optional[_Union[DocumentKind, str]] = ..., payload: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., public_key: _Optional[bytes] = ...) -> None: ...
+
+class GetCampaignRequest(_message.Message):
+    __slots__ = ("device_class",)
+    DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    device_class: str
+    def __init__(self, device_class: _Optional[str] = ...) -> None: ...
+
+class GetCampaignResponse(_message.Message):
+    __slots__ = ("campaign",)
+    CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
+    campaign: SignedDocument
+    def __init__(self, campaign: _Optional[_Union[SignedDocument, _Mapping]] = ...) -> None: ...
+
+class FetchModelRequest(_message.Message):
+    __slots__ = ("digest", "offset")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    offset: int
+    def __init__(self, digest: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class FetchModelResponse(_message.Message):
+    __slots__ = ("total_bytes", "chunk")
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    total_bytes: int
+    chunk: bytes
+    def __init__(self, total_bytes: _Optional[int] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class CheckInRequest(_message.Message):
+    __slots__ = ("campaign_id", "layout_fingerprint", "readiness")
+    CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    READINESS_FIELD_NUMBER: _ClassVar[int]
+    campaign_id: bytes
+    layout_fingerprint: bytes
+    readiness: Readiness
+    def __init__(self, campaign_id: _Optional[bytes] = ..., layout_fingerprint: _Optional[bytes] = ..., readiness: _Optional[_Union[Readiness, str]] = ...) -> None: ...
+
+class CheckInResponse(_message.Message):
+    __slots__ = ("invitation", "come_back", "campaign_ended")
+    INVITATION_FIELD_NUMBER: _ClassVar[int]
+    COME_BACK_FIELD_NUMBER: _ClassVar[int]
+    CAMPAIGN_ENDED_FIELD_NUMBER: _ClassVar[int]
+    invitation: Invitation
+    come_back: ComeBack
+    campaign_ended: CampaignEnded
+    def __init__(self, invitation: _Optional[_Union[Invitation, _Mapping]] = ..., come_back: _Optional[_Union[ComeBack, _Mapping]] = ..., campaign_ended: _Optional[_Union[CampaignEnded, _Mapping]] = ...) -> None: ...
+
+class Invitation(_message.Message):
+    __slots__ = ("session_id", "kind", "level", "attempt", "remaining_ms", "decision", "slim_base")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    SLIM_BASE_FIELD_NUMBER: _ClassVar[int]
+    session_id: bytes
+    kind: SessionKind
+    level: int
+    attempt: int
+    remaining_ms: int
+    decision: SignedDocument
+    slim_base: SignedDocument
+    def __init__(self, session_id: _Optional[bytes] = ..., kind: _Optional[_Union[SessionKind, str]] = ..., level: _Optional[int] = ..., attempt: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., decision: _Optional[_Union[SignedDocument, _Mapping]] = ..., slim_base: _Optional[_Union[SignedDocument, _Mapping]] = ...) -> None: ...
+
+class ComeBack(_message.Message):
+    __slots__ = ("after_ms", "awaited")
+    AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    AWAITED_FIELD_NUMBER: _ClassVar[int]
+    after_ms: int
+    awaited: Awaited
+    def __init__(self, after_ms: _Optional[int] = ..., awaited: _Optional[_Union[Awaited, str]] = ...) -> None: ...
+
+class CampaignEnded(_message.Message):
+    __slots__ = ("completed",)
+    COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    completed: bool
+    def __init__(self, completed: _Optional[bool] = ...) -> None: ...
+
+class ContributeRequest(_message.Message):
+    __slots__ = ("session_id", "payload")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    session_id: bytes
+    payload: bytes
+    def __init__(self, session_id: _Optional[bytes] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class ContributeResponse(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: bytes
+    def __init__(self, session_id: _Optional[bytes] = ...) -> None: ...
+
+class AwaitDecisionRequest(_message.Message):
+    __slots__ = ("campaign_id",)
+    CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
+    campaign_id: bytes
+    def __init__(self, campaign_id: _Optional[bytes] = ...) -> None: ...
+
+class AwaitDecisionResponse(_message.Message):
+    __slots__ = ("decision", "come_back", "campaign_ended")
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    COME_BACK_FIELD_NUMBER: _ClassVar[int]
+    CAMPAIGN_ENDED_FIELD_NUMBER: _ClassVar[int]
+    decision: SignedDocument
+    come_back: ComeBack
+    campaign_ended: CampaignEnded
+    def __init__(self, decision: _Optional[_Union[SignedDocument, _Mapping]] = ..., come_back: _Optional[_Union[ComeBack, _Mapping]] = ..., campaign_ended: _Optional[_Union[CampaignEnded, _Mapping]] = ...) -> None: ...
+
+class UploadModelRequest(_message.Message):
+    __slots__ = ("digest", "offset", "total_bytes", "chunk")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    offset: int
+    total_bytes: int
+    chunk: bytes
+    def __init__(self, digest: _Optional[bytes] = ..., offset: _Optional[int] = ..., total_bytes: _Optional[int] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class UploadModelResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PublishSlimBaseRequest(_message.Message):
+    __slots__ = ("slim_base",)
+    SLIM_BASE_FIELD_NUMBER: _ClassVar[int]
+    slim_base: SignedDocument
+    def __init__(self, slim_base: _Optional[_Union[SignedDocument, _Mapping]] = ...) -> None: ...
+
+class PublishSlimBaseResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Rejection(_message.Message):
+    __slots__ = ("reason", "expected", "got", "remedy")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    GOT_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    reason: RejectReason
+    expected: str
+    got: str
+    remedy: str
+    def __init__(self, reason: _Optional[_Union[RejectReason, str]] = ..., expected: _Optional[str] = ..., got: _Optional[str] = ..., remedy: _Optional[str] = ...) -> None: ...
