@@ -1,0 +1,63 @@
+"""Built-in networks, named by a specification such as ``resnet20/3x32x32/100`` (architecture/input/classes).
+
+The input normalisation is part of the network (two buffers), so that a base file says all there is to say about it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prunefleet_shared.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_SPEC = re.compile(r"(?P<name>[a-z0-9_]{1,32})/(?P<c>\d{1,3})x(?P<h>\d{1,4})x(?P<w>\d{1,4})/(?P<classes>\d{1,5})")
+ARCHITECTURES = ("resnet8", "resnet20")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A built-in network's name, input shape (channels, height, width in pixels) and number of classes."""
+
+    architecture: str
+    input_chw: tuple[int, int, int]
+    num_classes: int
+
+    def __str__(self) -> str:
+        c, h, w = self.input_chw
+        return f"{self.architecture}/{c}x{h}x{w}/{self.num_classes}"
+
+
+def parse_spec(text: str) -> ModelSpec:
+    """Read ``architecture/CxHxW/classes``.
+
+    Raises:
+        ConfigError: Not of that form, or no such architecture.
+    """
+    match = _SPEC.fullmatch(text)
+    if match is None or match["name"] not in ARCHITECTURES:
+        msg = (
+            f"no built-in network {text!r}; expected ARCHITECTURE/CxHxW/CLASSES with one of {', '.join(ARCHITECTURES)}"
+        )
+        raise ConfigError(msg)
+    return ModelSpec(match["name"], (int(match["c"]), int(match["h"]), int(match["w"])), int(match["classes"]))
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """A fresh network of ``spec``, float32, inputs in [0, 1] as N×C×H×W; torch's global generator initialises it."""
+    from prunefleet_edge.models.resnet import CifarResNet, Normalised
+
+    blocks = {"resnet8": 1, "resnet20": 3}[spec.architecture]
+    return Normalised(CifarResNet(blocks, spec.input_chw[0], spec.num_classes), spec.input_chw[0])
+
+
+def example_input(spec: ModelSpec) -> torch.Tensor:
+    """Two samples to trace with: float32, 2×C×H×W, fixed by a seed."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(2, *spec.input_chw, generator=generator)

@@ -1,0 +1,239 @@
+"""The device's heavy work in torch: its own choice, its vote, and what it makes of a fleet's decision.
+
+Pure functions of (campaign, weights, private samples, options): same input and seed, same result. They run in a worker
+process; ``device.DeviceWork`` is how the round sees them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from prunefleet_edge.data import Samples, check_trainable, stratified_halves
+from prunefleet_edge.device import Vote
+from prunefleet_edge.gate import CROSS_FIT_BELOW, DEFAULT_MARGIN, Verdict, compare
+from prunefleet_edge.latency import latency_ratio
+from prunefleet_edge.models import build, example_input, parse_spec
+from prunefleet_edge.pruning import keep_masks, masks_by_order, per_cost, rank_widths, slim
+from prunefleet_edge.saliency import taylor_saliency
+from prunefleet_edge.tracing import trace
+from prunefleet_edge.training import Recipe, losses, train
+from prunefleet_shared.campaign import Campaign, Decision
+from prunefleet_shared.documents import digest
+from prunefleet_shared.errors import InputError, LayoutError
+from prunefleet_shared.layout import option_for_width
+from prunefleet_shared.masks import FloatArray, grade_layout
+from prunefleet_shared.metrics import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class WorkOptions:
+    """How a device works.
+
+    Attributes:
+        fine_tuning: Every local training, of dense and slim networks alike.
+        seed: Of order, augmentation and splits.
+        margin: The gate's, nats per image.
+        state_dir: Where the dense working copy is kept between calls; None trains it anew each time.
+    """
+
+    fine_tuning: Recipe
+    seed: int
+    margin: float = DEFAULT_MARGIN
+    state_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Personalised:
+    """What came of a decision on one device.
+
+    Attributes:
+        fleet: The shipped slim base, fine-tuned here.
+        own: The device's own choice at equal cost, fine-tuned here.
+        verdict: Which of the two is kept.
+        outcome: The same in the terms that may leave as a sum.
+    """
+
+    fleet: nn.Module
+    own: nn.Module
+    verdict: Verdict
+    outcome: Outcome
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network the device runs from now on."""
+        return self.fleet if self.verdict.accepted else self.own
+
+
+def save_weights(model: nn.Module) -> bytes:
+    """A network's weights as the bytes of a safetensors file."""
+    return save_tensors({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+
+
+def load_weights(model: nn.Module, weights: bytes, what: str) -> nn.Module:
+    """Fill ``model`` from the bytes of a safetensors file.
+
+    Raises:
+        InputError: Not such a file, or for another network.
+    """
+    try:
+        model.load_state_dict(load_tensors(weights))
+    except Exception as error:  # safetensors and torch raise several kinds; the user needs one
+        msg = f"{what}: not the weights of {type(model).__name__}: {str(error).splitlines()[0]}"
+        raise InputError(msg) from error
+    return model
+
+
+def load_base(campaign: Campaign, base: bytes) -> nn.Module:
+    """The campaign's dense network with the shipped weights.
+
+    Raises:
+        InputError: The weights do not fit.
+    """
+    return load_weights(build(parse_spec(campaign.model)), base, "base model")
+
+
+def load_slim(campaign: Campaign, decision: Decision, slim_base: bytes) -> nn.Module:
+    """The decided slim network with the shipped weights.
+
+    Raises:
+        LayoutError: The decision does not fit the network.
+        InputError: The weights do not fit.
+    """
+    spec = parse_spec(campaign.model)
+    model = slim(build(spec), example_input(spec), masks_by_order(decision.prior, decision.widths))
+    return load_weights(model, slim_base, "slim base")
+
+
+def layout_fingerprint(campaign: Campaign, base: bytes) -> str:
+    """Fingerprint of the layout this device traces from the campaign's base.
+
+    Raises:
+        LayoutError: It cannot be traced.
+    """
+    return trace(load_base(campaign, base), example_input(parse_spec(campaign.model))).layout.fingerprint()
+
+
+def dense_copy(campaign: Campaign, base: bytes, samples: Samples, options: WorkOptions) -> nn.Module:
+    """The dense working copy: the base fine-tuned on ``samples``; taken from ``state_dir`` when it is there."""
+    model = load_base(campaign, base)
+    path = _copy_path(base, samples, options)
+    if path and path.exists():
+        return load_weights(model, path.read_bytes(), str(path)).eval()
+    train(model, samples, options.fine_tuning, options.seed)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_bytes(save_weights(model))
+        part.replace(path)
+    return model
+
+
+def _copy_path(base: bytes, samples: Samples, options: WorkOptions) -> Path | None:
+    if options.state_dir is None:
+        return None
+    content = samples.images.numpy().tobytes() + samples.labels.numpy().tobytes()
+    name = digest(f"{digest(base)}|{digest(content)}|{options.fine_tuning}|{options.seed}".encode())
+    return options.state_dir / f"dense-{name[:16]}.safetensors"
+
+
+def vote_scores(campaign: Campaign, dense: nn.Module, samples: Samples) -> FloatArray:
+    """What votes: Taylor saliency of the fine-tuned dense copy, per cost; one score per channel."""
+    traced = trace(dense, example_input(parse_spec(campaign.model)))
+    if traced.layout != campaign.layout:
+        msg = "the network traced here has another layout than the campaign's; compare library versions"
+        raise LayoutError(msg)
+    return per_cost(traced.layout, campaign.cost_table, taylor_saliency(dense, traced, samples.images, samples.labels))
+
+
+def scores_to_vote(campaign: Campaign, scores_C: FloatArray) -> Vote:
+    """Grades, and for every level the widths that the device's own ranking gives at that budget."""
+    layout, table = campaign.layout, campaign.cost_table
+    options = []
+    for level in campaign.levels:
+        widths = rank_widths(layout, table, scores_C, level.budget)
+        options.append([option_for_width(w, n) for w, n in zip(widths, layout.dense_widths, strict=True)])
+    return Vote(grade_layout(layout, scores_C), np.asarray(options, dtype=np.int64))
+
+
+def prepare_vote(campaign: Campaign, base: bytes, own: Samples, options: WorkOptions) -> Vote:
+    """Fine-tune the dense copy on private data, score it, vote for every level.
+
+    Raises:
+        InputError: The data cannot be learned from.
+    """
+    check_trainable(own, "private data")
+    return scores_to_vote(campaign, vote_scores(campaign, dense_copy(campaign, base, own, options), own))
+
+
+def own_choice(campaign: Campaign, base: bytes, budget: int, samples: Samples, options: WorkOptions) -> nn.Module:
+    """What the device would do without a fleet (arm ``local``): own scores, own pruning, own retraining."""
+    dense = dense_copy(campaign, base, samples, options)
+    scores = vote_scores(campaign, dense, samples)
+    widths = rank_widths(campaign.layout, campaign.cost_table, scores, budget)
+    small = slim(dense, example_input(parse_spec(campaign.model)), keep_masks(campaign.layout, scores, widths))
+    return train(small, samples, options.fine_tuning, options.seed)
+
+
+def personalise(
+    campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes, own: Samples, options: WorkOptions
+) -> Personalised:
+    """Fine-tune the slim base here, set it against the device's own choice at equal cost, and keep the better.
+
+    Raises:
+        InputError: The data cannot be learned from, or weights do not fit.
+        LayoutError: The decision does not fit the network.
+    """
+    check_trainable(own, "private data")
+    shipped = load_slim(campaign, decision, slim_base)
+
+    def fleet_net(samples: Samples) -> nn.Module:
+        return train(copy.deepcopy(shipped), samples, options.fine_tuning, options.seed)
+
+    def own_net(samples: Samples) -> nn.Module:
+        return own_choice(campaign, base, decision.cost, samples, options)
+
+    fleet, mine, verdict = _judge(fleet_net, own_net, own, options)
+    dense = load_base(campaign, base)
+    ratio = latency_ratio(fleet if verdict.accepted else mine, dense, own.images[:1])
+    outcome = Outcome(True, verdict.accepted, verdict.accuracy_gain, ratio)
+    return Personalised(fleet, mine, verdict, outcome)
+
+
+Fit = Callable[[Samples], nn.Module]
+
+
+def _judge(fleet_net: Fit, own_net: Fit, own: Samples, options: WorkOptions) -> tuple[nn.Module, nn.Module, Verdict]:
+    """Both networks, and the gate's verdict on images neither saw while it was judged."""
+    generator = torch.Generator().manual_seed(options.seed)
+    if len(own) < CROSS_FIT_BELOW:
+        first, second = (own[index] for index in stratified_halves(own.labels, generator))
+        results = [_paired(fleet_net(fit), own_net(fit), test) for fit, test in ((first, second), (second, first))]
+        paired = np.concatenate(results, axis=1)
+        return fleet_net(own), own_net(own), _verdict(paired, options)
+    fit_index, gate_index = stratified_halves(own.labels, generator, ratio=0.75)
+    fleet, mine = fleet_net(own[fit_index]), own_net(own[fit_index])
+    return fleet, mine, _verdict(_paired(fleet, mine, own[gate_index]), options)
+
+
+def _verdict(paired_4N: FloatArray, options: WorkOptions) -> Verdict:
+    return compare(paired_4N[0], paired_4N[1], paired_4N[2], paired_4N[3], options.margin)
+
+
+def _paired(fleet: nn.Module, mine: nn.Module, test: Samples) -> FloatArray:
+    """Losses and hits of both networks, image by image: float64 [4, N]."""
+    rows = []
+    for model in (fleet, mine):
+        rows.append(losses(model, test).double().numpy())
+    for model in (fleet, mine):
+        with torch.no_grad():
+            rows.append((model.eval()(test.images).argmax(dim=1) == test.labels).double().numpy())
+    return np.stack(rows)

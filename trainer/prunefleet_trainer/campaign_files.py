@@ -1,0 +1,129 @@
+"""What the operator prepares before a campaign: the base, its layout, its cost table, and an order for want of a fleet.
+
+The coordinator has no torch; everything it needs from the network is in the plain data made here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from prunefleet_edge.models import ModelSpec, example_input
+from prunefleet_edge.pruning import check_slimming, keep_masks, rank_widths
+from prunefleet_edge.saliency import l1_saliency
+from prunefleet_edge.tracing import cost_table, trace
+from prunefleet_edge.work import save_weights
+from prunefleet_shared.campaign import Campaign, CohortPolicy, Level
+from prunefleet_shared.documents import digest
+from prunefleet_shared.errors import ConfigError
+from prunefleet_shared.layout import CostTable, Layout
+from prunefleet_shared.masks import BoolArray, FloatArray, descending_order
+from prunefleet_shared.private_sum import PLAIN
+
+MAX_LEVELS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFiles:
+    """A base network as plain data.
+
+    Attributes:
+        model: Its specification, such as ``resnet8/1x16x16/10``.
+        weights: The bytes of its safetensors file.
+        layout: Its channel groups.
+        macs: Cost of any widths in multiply-accumulates per sample.
+        parameters: The same in parameters.
+        l1_scores_C: Mean |w| per channel: the public order, and what the agnostic baseline prunes by.
+    """
+
+    model: str
+    weights: bytes
+    layout: Layout
+    macs: CostTable
+    parameters: CostTable
+    l1_scores_C: FloatArray
+
+    @property
+    def public_order(self) -> tuple[tuple[int, ...], ...]:
+        """For every group, its channels by falling L1."""
+        parts = (descending_order(self.l1_scores_C[part]) for part in self.layout.slices())
+        return tuple(tuple(int(channel) for channel in order) for order in parts)
+
+    def table(self, unit: str) -> CostTable:
+        """The cost table of ``unit``, ``"macs"`` or ``"parameters"``.
+
+        Raises:
+            ConfigError: No such unit.
+        """
+        tables = {"macs": self.macs, "parameters": self.parameters}
+        if unit not in tables:
+            msg = f"budget unit {unit!r} is unknown; expected one of {', '.join(tables)}"
+            raise ConfigError(msg)
+        return tables[unit]
+
+
+def describe_base(spec: ModelSpec, model: nn.Module) -> BaseFiles:
+    """Trace ``model``, check that it can be pruned safely, and write down all that others need to know of it.
+
+    Raises:
+        LayoutError: It cannot be traced, or masking and removing channels disagree.
+    """
+    example = example_input(spec)
+    traced = trace(model, example)
+    check_slimming(model, example, traced)
+    macs, parameters = (cost_table(model, example, traced, unit) for unit in ("macs", "parameters"))
+    scores = l1_saliency(model, traced)
+    return BaseFiles(str(spec), save_weights(model), traced.layout, macs, parameters, scores)
+
+
+def make_campaign(
+    files: BaseFiles,
+    *,
+    campaign_id: str,
+    device_class: str,
+    levels_permille: Sequence[int],
+    cohort: CohortPolicy,
+    budget_unit: str = "macs",
+) -> Campaign:
+    """The campaign document, to be signed.
+
+    Args:
+        files: The base.
+        campaign_id: 32 hex digits.
+        device_class: Whom it is for.
+        levels_permille: What may remain of the dense cost at each level, in thousandths, falling; 1 to 8 levels.
+        cohort: Whom a session waits for.
+        budget_unit: ``"macs"`` or ``"parameters"``.
+
+    Raises:
+        ConfigError: Levels or unit are out of range (the operator's to mend).
+    """
+    falling = all(a > b for a, b in itertools.pairwise(levels_permille))
+    if not 1 <= len(levels_permille) <= MAX_LEVELS or not falling or not all(0 < p < 1000 for p in levels_permille):
+        msg = (
+            f"levels: expected 1 to {MAX_LEVELS} falling fractions between 0 and 1, got {list(levels_permille)} / 1000"
+        )
+        raise ConfigError(msg)
+    table = files.table(budget_unit)
+    dense = table.cost(files.layout.dense_widths)
+    return Campaign(
+        campaign_id=campaign_id,
+        device_class=device_class,
+        privacy_mode=PLAIN,
+        model=files.model,
+        base_digest=digest(files.weights),
+        layout=files.layout,
+        cost_table=table,
+        levels=tuple(Level(permille, dense * permille // 1000) for permille in levels_permille),
+        public_order=files.public_order,
+        cohort=cohort,
+    )
+
+
+def agnostic_masks(files: BaseFiles, table: CostTable, budget: int) -> list[BoolArray]:
+    """What the data-agnostic baseline keeps: global L1 order of the base, as in ADaPT (Rajagopal & Bouganis 2020)."""
+    widths = rank_widths(files.layout, table, files.l1_scores_C, budget)
+    return keep_masks(files.layout, files.l1_scores_C, widths)
