@@ -1,0 +1,210 @@
+"""The data of one simulated fleet: a public part for the trainer, a private part per device, disjoint."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunefleet_edge.data import ImageArray, LabelArray, PrivateData, Samples, check_images
+from prunefleet_edge.models import ModelSpec, parse_spec
+from prunefleet_shared.errors import ConfigError, InputError
+from prunefleet_shared.masks import IntArray
+from prunefleet_simulation.cameras import shift
+from prunefleet_simulation.partition import parse_partition
+from prunefleet_simulation.settings import Settings
+
+MIN_OWN_IMAGES = 8
+MIN_REPORT_IMAGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Labelled images: uint8 N×H×W×C and int64 N."""
+
+    images: ImageArray
+    labels: LabelArray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: IntArray) -> Pool:
+        return Pool(self.images[index], self.labels[index])
+
+    def samples(self, num_classes: int, what: str) -> Samples:
+        """The same as tensors.
+
+        Raises:
+            InputError: They cannot be used.
+        """
+        return check_images(self.images, self.labels, num_classes, what)
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePools:
+    """One device's images, as they travel to a worker process of this machine."""
+
+    own: Pool
+    report: Pool
+
+    def private(self, num_classes: int) -> PrivateData:
+        """The same as tensors."""
+        own, report = self.own.samples(num_classes, "private data"), self.report.samples(num_classes, "report data")
+        return PrivateData(own, report)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetData:
+    """A fleet's data under one seed.
+
+    Attributes:
+        spec: Network, input shape and classes that fit it.
+        public: The trainer's part.
+        devices: One entry per device.
+        notes: Where the parts came from, for the report.
+    """
+
+    spec: ModelSpec
+    public: Pool
+    devices: tuple[DevicePools, ...]
+    notes: tuple[str, ...]
+
+
+def make_fleet_data(settings: Settings, seed: int) -> FleetData:
+    """Split the settings' data for one seed.
+
+    Raises:
+        InputError: The data cannot be used, or is too little for so many devices.
+        ConfigError: The settings contradict each other.
+    """
+    train, test, origin = _load(settings.data)
+    rng = np.random.default_rng([seed, 0xF1EE7])
+    public, private, notes = _split_public(settings, train, rng)
+    num_classes = int(max(train.labels.max(), public.labels.max(), test.labels.max() if test else 0)) + 1
+    height, width, channels = train.images.shape[1:]
+    architecture = settings.model or settings.recipe.model
+    spec = parse_spec(f"{architecture}/{channels}x{height}x{width}/{num_classes}")
+    if public.images.shape[1:] != train.images.shape[1:]:
+        msg = f"public images are {public.images.shape[1:]}, the devices' {train.images.shape[1:]}; they must agree"
+        raise InputError(msg)
+    parts = parse_partition(settings.partition)(private.labels, settings.devices, rng)
+    devices = tuple(_device(settings, private[part], test, [seed, device]) for device, part in enumerate(parts))
+    _check_enough(devices, settings)
+    return FleetData(spec, public, devices, (origin, *notes))
+
+
+def _load(data: str | None) -> tuple[Pool, Pool | None, str]:
+    if data is None:
+        return _digits(), None, "Images: scikit-learn's handwritten digits, 8x8 scaled to 16x16, one camera per device."
+    path = npz_path(data, "data")
+    train, test = load_npz(path)
+    return train, test, f"Images: {path.name}."
+
+
+@functools.cache
+def _digits() -> Pool:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.kron(digits.images, np.ones((1, 2, 2)))  # each pixel four times; the cameras blur it
+    return Pool(np.asarray(np.rint(images[..., None] * (255 / 16)), np.uint8), digits.target.astype(np.int64))
+
+
+def npz_path(text: str, what: str) -> Path:
+    """The path of ``npz:PATH``.
+
+    Raises:
+        ConfigError: Not of that form, or no such file.
+    """
+    kind, _, path = text.partition(":")
+    if kind != "npz" or not path:
+        msg = f"{what}: expected npz:PATH, got {text!r}"
+        raise ConfigError(msg)
+    if not Path(path).is_file():
+        msg = f"{what}: there is no file {path}"
+        raise ConfigError(msg)
+    return Path(path)
+
+
+@functools.cache
+def load_npz(path: Path) -> tuple[Pool, Pool | None]:
+    """``x_train, y_train`` and, where present, ``x_test, y_test`` of an npz file (no pickle).
+
+    Raises:
+        InputError: Not such a file, arrays missing, or of the wrong shape, type or range.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            train = _pool(arrays, "train", path)
+            test = _pool(arrays, "test", path) if "x_test" in arrays else None
+    except (OSError, ValueError, EOFError) as error:
+        msg = f"{path}: not a readable npz file: {error}"
+        raise InputError(msg) from None
+    return train, test
+
+
+def _pool(arrays: Any, part: str, path: Path) -> Pool:
+    missing = [name for name in (f"x_{part}", f"y_{part}") if name not in arrays]
+    if missing:
+        msg = f"{path}: expected arrays x_{part} and y_{part}, {' and '.join(missing)} missing; it has {sorted(arrays)}"
+        raise InputError(msg)
+    images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+    if images.dtype != np.uint8:
+        msg = f"{path}: x_{part} must be uint8 (N, H, W, C), got {images.dtype} of shape {images.shape}"
+        raise InputError(msg)
+    check_images(images[:1], labels[:1], 100_000, f"{path}: {part}")
+    if len(images) != len(labels) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        msg = f"{path}: expected {len(images)} labels y_{part} >= 0, got {labels.dtype} of shape {labels.shape}"
+        raise InputError(msg)
+    return Pool(images, labels.astype(np.int64))
+
+
+def _split_public(settings: Settings, train: Pool, rng: np.random.Generator) -> tuple[Pool, Pool, tuple[str, ...]]:
+    base = f"Base: given ({settings.base.name})." if settings.base else "Base: trained here on the public part."
+    if settings.public:
+        path = npz_path(settings.public, "public")
+        return load_npz(path)[0], train, (f"Public part: {path.name}.", base)
+    order = rng.permutation(len(train))
+    cut = int(len(train) * settings.recipe.public_ratio)
+    note = f"Public part: {cut} of {len(train)} training images, split off by the seed; no device has them."
+    return train[order[:cut]], train[order[cut:]], (note, base)
+
+
+def _device(settings: Settings, mine: Pool, test: Pool | None, seed: list[int]) -> DevicePools:
+    preset, rng = settings.recipe, np.random.default_rng(seed)
+    limit = settings.images_per_device or preset.images_per_device
+    own_index, rest_index = _stratified_cut(mine.labels, limit)
+    own, report = mine[own_index], mine[rest_index]
+    if test is not None:
+        candidates = np.flatnonzero(np.isin(test.labels, np.unique(own.labels)))
+        report = test[candidates]
+    report = report[np.sort(rng.permutation(len(report))[: preset.report_images])]
+    if preset.cameras is None:
+        return DevicePools(own, report)
+    both = shift(np.concatenate([own.images, report.images]), preset.cameras, rng)
+    return DevicePools(Pool(both[: len(own)], own.labels), Pool(both[len(own) :], report.labels))
+
+
+def _stratified_cut(labels: LabelArray, limit: int) -> tuple[IntArray, IntArray]:
+    """Indices of ``limit`` images that hold every class in proportion (rounded), in given order, and of the rest."""
+    rank = np.zeros(len(labels))
+    for label in np.unique(labels):
+        index = np.flatnonzero(labels == label)
+        rank[index] = (np.arange(len(index)) + 0.5) / len(index)
+    order = np.argsort(rank, kind="stable")
+    return np.sort(order[:limit]), np.sort(order[limit:])
+
+
+def _check_enough(devices: tuple[DevicePools, ...], settings: Settings) -> None:
+    for number, device in enumerate(devices):
+        own, report = len(device.own), len(device.report)
+        if own < MIN_OWN_IMAGES or report < MIN_REPORT_IMAGES:
+            msg = (
+                f"device {number} would have {own} images to learn from and {report} to report on, expected at least "
+                f"{MIN_OWN_IMAGES} and {MIN_REPORT_IMAGES}; use fewer than {settings.devices} devices, another "
+                "partition, or more data"
+            )
+            raise InputError(msg)

@@ -1,0 +1,133 @@
+"""What runs in the worker processes: a device's or the trainer's work, and what a simulation may measure beside it.
+
+Every job is a function of plain data and returns plain data. Workers belong to this process tree; nothing here comes
+from a peer.
+"""
+
+from __future__ import annotations
+
+import copy
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from prunefleet_edge import work
+from prunefleet_edge.data import PrivateData
+from prunefleet_edge.device import Vote
+from prunefleet_edge.latency import latency_ratio
+from prunefleet_edge.models import ModelSpec, example_input, parse_spec
+from prunefleet_edge.tracing import count_macs
+from prunefleet_edge.training import Recipe, accuracy, train
+from prunefleet_shared.campaign import Campaign, Decision
+from prunefleet_shared.masks import BoolArray, FloatArray
+from prunefleet_shared.metrics import Outcome
+from prunefleet_simulation.fleet_data import DevicePools, Pool
+from prunefleet_simulation.results import ArmCost
+from prunefleet_trainer.campaign_files import BaseFiles, agnostic_masks, describe_base
+from prunefleet_trainer.public import read_base, retrain_slim_base, train_base
+
+
+@dataclass(frozen=True, slots=True)
+class ArmResult:
+    """One arm on one device: top-1 on its report split (fraction), and the network's cost against the dense one."""
+
+    accuracy: float
+    cost: ArmCost
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalResult:
+    """A decision tried on one device: what may leave, and what a simulation sees besides."""
+
+    outcome: Outcome
+    fleet: ArmResult
+    local: ArmResult
+
+
+def start_worker() -> None:
+    """One torch thread per worker; Ctrl-C is the main process's to handle."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def base_job(spec: ModelSpec, public: Pool, recipe: Recipe, seed: int, base: Path | None) -> BaseFiles:
+    """Train the base on public data, or read it, and describe it."""
+    samples = public.samples(spec.num_classes, "public data")
+    model = read_base(spec, base.read_bytes(), samples) if base else train_base(spec, samples, recipe, seed)
+    return describe_base(spec, model)
+
+
+def trace_job(campaign: Campaign, base: bytes) -> str:
+    """A device's own look at the network."""
+    return work.layout_fingerprint(campaign, base)
+
+
+def vote_job(
+    campaign: Campaign, base: bytes, pools: DevicePools, options: work.WorkOptions, public_scores_C: FloatArray | None
+) -> tuple[Vote, ArmResult]:
+    """A device's vote, and the arm ``dense``: its dense copy on the report split.
+
+    ``public_scores_C`` replaces the device's scores: the control in which the fleet knows nothing of its data.
+    """
+    data = _private(campaign, pools)
+    if public_scores_C is None:
+        vote = work.prepare_vote(campaign, base, data.own, options)
+    else:
+        vote = work.scores_to_vote(campaign, public_scores_C)
+    dense = work.dense_copy(campaign, base, data.own, options)
+    return vote, ArmResult(accuracy(dense, data.report), ArmCost(1.0, 1.0, 1.0))
+
+
+def personal_job(
+    campaign: Campaign,
+    decision: Decision,
+    base: bytes,
+    slim_base: bytes,
+    pools: DevicePools,
+    options: work.WorkOptions,
+) -> PersonalResult:
+    """A device's work on a decision, and the arms ``fleet`` (after the gate) and ``local`` on its report split."""
+    data = _private(campaign, pools)
+    result = work.personalise(campaign, decision, base, slim_base, data.own, options)
+    fleet, local = (_arm(campaign, base, model, data) for model in (result.kept, result.own))
+    return PersonalResult(result.outcome, fleet, local)
+
+
+def slim_base_job(
+    campaign: Campaign, base: bytes, masks: Sequence[BoolArray], public: Pool, recipe: Recipe, seed: int
+) -> bytes:
+    """The trainer's work on a decision."""
+    samples = public.samples(parse_spec(campaign.model).num_classes, "public data")
+    return retrain_slim_base(campaign.model, base, masks, samples, recipe, seed)
+
+
+def agnostic_job(
+    campaign: Campaign, files: BaseFiles, budget: int, slim_base: bytes, pools: DevicePools, options: work.WorkOptions
+) -> tuple[ArmResult, ArmResult]:
+    """The arms ``agnostic`` (as shipped) and ``agnostic_local`` (fine-tuned here) on one device."""
+    data = _private(campaign, pools)
+    masks = agnostic_masks(files, campaign.cost_table, budget)
+    shipped = work.load_masked(campaign, masks, slim_base)
+    tuned = train(copy.deepcopy(shipped), data.own, options.fine_tuning, options.seed)
+    return _arm(campaign, files.weights, shipped, data), _arm(campaign, files.weights, tuned, data)
+
+
+def _private(campaign: Campaign, pools: DevicePools) -> PrivateData:
+    return pools.private(parse_spec(campaign.model).num_classes)
+
+
+def _arm(campaign: Campaign, base: bytes, model: nn.Module, data: PrivateData) -> ArmResult:
+    dense = work.load_base(campaign, base)
+    example = example_input(parse_spec(campaign.model))
+    macs = count_macs(model, example) / count_macs(dense, example)
+    params = _num_parameters(model) / _num_parameters(dense)
+    cost = ArmCost(macs, params, latency_ratio(model, dense, example[:1]))
+    return ArmResult(accuracy(model, data.report), cost)
+
+
+def _num_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,106 @@
+"""What a simulation is told: options of the command line or keys of a TOML file, checked together."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prunefleet_shared.errors import ConfigError
+from prunefleet_simulation.partition import parse_partition
+from prunefleet_simulation.presets import PRESETS, Preset
+
+
+class Settings(BaseModel):
+    """A simulation's settings. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: str = "digits"
+    devices: Annotated[int, Field(ge=2, le=1000)] = 10
+    levels: Annotated[tuple[float, ...], Field(min_length=1, max_length=8)] = (0.4, 0.2)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1, max_length=100)] = (1, 2, 3)
+    out: Path = Path("runs")
+    data: str | None = None
+    public: str | None = None
+    base: Path | None = None
+    model: str | None = None
+    partition: str = "classes"
+    images_per_device: Annotated[int, Field(ge=8)] | None = None
+    budget: Literal["macs", "parameters"] = "macs"
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    votes: Literal["taylor", "public_l1"] = "taylor"
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        if self.preset not in PRESETS:
+            msg = f"preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}"
+            raise ValueError(msg)
+        if self.preset == "images" and self.data is None:
+            msg = "preset images needs data, for example --data npz:PATH"
+            raise ValueError(msg)
+        if (self.public or self.base) and self.data is None:
+            msg = "public and base belong to data of your own; give --data npz:PATH too"
+            raise ValueError(msg)
+        falling = list(self.levels) == sorted(set(self.levels), reverse=True)
+        if not falling or not all(0.001 <= level <= 0.999 for level in self.levels):
+            msg = f"levels: expected falling fractions between 0 and 1, such as 0.4,0.2, got {list(self.levels)}"
+            raise ValueError(msg)
+        if len(set(self.seeds)) != len(self.seeds):
+            msg = f"seeds: each may come once, got {list(self.seeds)}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def levels_permille(self) -> tuple[int, ...]:
+        """The levels in thousandths of the dense cost."""
+        return tuple(round(level * 1000) for level in self.levels)
+
+    @property
+    def recipe(self) -> Preset:
+        """The preset; data of one's own is trained as images unless a preset was named."""
+        return PRESETS[self.preset]
+
+
+def load_settings(config: Path | None, options: dict[str, Any]) -> Settings:
+    """Settings from a TOML file (if any), overridden by the options that were given.
+
+    Args:
+        config: The file.
+        options: By name; None means: not given.
+
+    Raises:
+        ConfigError: The file cannot be read, a key is unknown, or a value is out of range (the user's to mend).
+    """
+    values = _read_toml(config) if config else {}
+    values |= {name: value for name, value in options.items() if value is not None}
+    if values.get("data") is not None:
+        values.setdefault("preset", "images")
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(_in_words(error)) from None
+    parse_partition(settings.partition)
+    return settings
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        msg = f"{path}: not a readable TOML file: {error}"
+        raise ConfigError(msg) from None
+
+
+def _in_words(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        text = str(first["msg"]).removeprefix("Value error, ")
+        return f"{name}: {text}, got {first['input']!r}" if name else text
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(Settings.model_fields)}"
+    return f"unknown key {name!r} in the configuration; {hint}"

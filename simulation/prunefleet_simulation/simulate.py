@@ -1,0 +1,142 @@
+"""A whole run: every seed in turn, then the report. ``cli`` turns options into settings and calls :func:`simulate`."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import platform
+import shutil
+import time
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from prunefleet_simulation import jobs
+from prunefleet_simulation.fleet_data import FleetData, make_fleet_data
+from prunefleet_simulation.page import write_report
+from prunefleet_simulation.progress import Progress
+from prunefleet_simulation.progress_events import RunFinished, RunStarted, SeedFinished
+from prunefleet_simulation.results import ARMS, RunResult, SeedResult
+from prunefleet_simulation.seed_run import SeedPlan, run_seed
+from prunefleet_simulation.seed_story import SeedStory
+from prunefleet_simulation.settings import Settings
+from prunefleet_simulation.simulated_device import Workers
+from prunefleet_trainer.campaign_files import BaseFiles
+
+PLAIN_NOTE = (
+    "Privacy mode plain: the coordinator sees each device's contribution while adding it up. Good for one machine; "
+    "a coordinator that others run needs the secure sum."
+)
+CONTROL_NOTE = "Control: every vote was replaced by the public L1 order of the base, so the fleet knows nothing."
+_PACKAGES = ("prunefleet", "torch", "torch-pruning", "numpy", "grpcio", "protobuf", "cryptography", "scikit-learn")
+
+
+def simulate(settings: Settings, progress: Progress, command: str) -> Path:
+    """Run all seeds and write the report.
+
+    Args:
+        settings: What to simulate.
+        progress: The display.
+        command: The command line, for the report.
+
+    Returns:
+        The report's page, ``<out>/<run id>/report.html``; ``report.json`` lies beside it.
+
+    Raises:
+        PrunefleetError: Settings, data or a participant failed; what was finished stays in the run's folder.
+    """
+    started_s = time.monotonic()
+    run_id = new_run_id(settings, datetime.now(UTC))
+    folder = settings.out / run_id
+    progress.on(RunStarted(_title(settings), len(settings.seeds)))
+    plans = [(seed, make_fleet_data(settings, seed)) for seed in settings.seeds]  # bad data stops us before training
+    folder.mkdir(parents=True)
+    context = multiprocessing.get_context("spawn")  # gRPC's threads do not survive a fork
+    with ProcessPoolExecutor(settings.workers, mp_context=context, initializer=jobs.start_worker) as executor:
+        story = SeedStory(progress)
+        workers = Workers(executor, story.job_done)
+        seeds, weight_bytes = asyncio.run(_all_seeds(settings, plans, workers, story, progress, folder))
+    notes = (*plans[0][1].notes, PLAIN_NOTE, *((CONTROL_NOTE,) if settings.votes == "public_l1" else ()))
+    wall_s = time.monotonic() - started_s
+    run = RunResult(run_id, settings.preset, command, notes, tuple(seeds), versions(), wall_s)
+    replay = f"prunefleet coordinator replay {folder}"
+    page = write_report(run, folder, replay_command=replay, base_weight_bytes=weight_bytes)
+    progress.on(RunFinished(str(page)))
+    return page
+
+
+async def _all_seeds(
+    settings: Settings,
+    plans: list[tuple[int, FleetData]],
+    workers: Workers,
+    story: SeedStory,
+    progress: Progress,
+    folder: Path,
+) -> tuple[list[SeedResult], int]:
+    results: list[SeedResult] = []
+    story.plan(settings.devices, len(settings.levels))
+    story.announce("training the base on public data" if settings.base is None else "reading the base")
+    upcoming = _start_base(settings, *plans[0], workers)
+    for number, (seed, data) in enumerate(plans):
+        files = await upcoming
+        if number + 1 < len(plans):  # the next base fills the cores while this seed waits for its trainer
+            upcoming = _start_base(settings, *plans[number + 1], workers)
+        seed_folder = folder / f"seed-{seed}"
+        seed_folder.mkdir()
+        result = await run_seed(SeedPlan(settings, seed, data, files, seed_folder), workers, story)
+        shutil.rmtree(seed_folder / "devices")  # private working copies have no place in a report
+        results.append(result)
+        means = {arm: sum(d.accuracy[arm] for d in result.devices) / len(result.devices) for arm in ARMS}
+        progress.on(SeedFinished(seed, means))
+        story.plan(settings.devices, len(settings.levels))
+    return results, len(files.weights)
+
+
+def _start_base(settings: Settings, seed: int, data: FleetData, workers: Workers) -> asyncio.Task[BaseFiles]:
+    recipe = settings.recipe.base
+    return asyncio.create_task(workers.run(jobs.base_job, data.spec, data.public, recipe, seed, settings.base))
+
+
+def new_run_id(settings: Settings, now: datetime) -> str:
+    """A folder name that sorts by time, free in ``settings.out``."""
+    name = f"{now:%Y%m%d-%H%M%S}-{settings.preset}"
+    number, run_id = 1, name
+    while (settings.out / run_id).exists():
+        number += 1
+        run_id = f"{name}-{number}"
+    return run_id
+
+
+def versions() -> dict[str, str]:
+    """Packages and the machine, as a result needs to be read beside."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # running from a checkout that was not installed
+            found[package] = "not installed"
+    return found | {
+        "python": platform.python_version(),
+        "os": f"{platform.system()} {platform.release()}",
+        "cpu": _cpu_name(),
+        "cores": str(os.cpu_count()),
+        "ram_gb": f"{psutil.virtual_memory().total / 2**30:.0f}",
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _title(settings: Settings) -> str:
+    levels = ", ".join(f"{level:.0%}" for level in settings.levels)
+    return f"{settings.preset}: {settings.devices} devices, {levels} of the dense {settings.budget}"
