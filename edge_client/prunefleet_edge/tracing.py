@@ -260,6 +260,13 @@ def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
     return positions
 
 
+def count_macs(model: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulates per sample of all convolutions and linear layers, counted on the network as it is."""
+    positions = output_positions(model, example)
+    weights = ((count, model.get_submodule(name).get_parameter("weight")) for name, count in positions.items())
+    return sum(count * weight.numel() for count, weight in weights)
+
+
 def _layer_terms(
     name: str, module: nn.Module, traced: Trace, positions: int, unit: str
 ) -> Iterator[tuple[int, tuple[int, ...]]]:

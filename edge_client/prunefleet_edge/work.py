@@ -7,7 +7,7 @@ process; ``device.DeviceWork`` is how the round sees them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.documents import digest
 from prunefleet_shared.errors import InputError, LayoutError
 from prunefleet_shared.layout import option_for_width
-from prunefleet_shared.masks import FloatArray, grade_layout
+from prunefleet_shared.masks import BoolArray, FloatArray, grade_layout
 from prunefleet_shared.metrics import Outcome
 
 
@@ -101,16 +101,20 @@ def load_base(campaign: Campaign, base: bytes) -> nn.Module:
     return load_weights(build(parse_spec(campaign.model)), base, "base model")
 
 
-def load_slim(campaign: Campaign, decision: Decision, slim_base: bytes) -> nn.Module:
-    """The decided slim network with the shipped weights.
+def load_masked(campaign: Campaign, masks: Sequence[BoolArray], weights: bytes) -> nn.Module:
+    """The campaign's network without the channels that are False in ``masks``, with slim weights.
 
     Raises:
-        LayoutError: The decision does not fit the network.
+        LayoutError: The masks do not fit the network.
         InputError: The weights do not fit.
     """
     spec = parse_spec(campaign.model)
-    model = slim(build(spec), example_input(spec), masks_by_order(decision.prior, decision.widths))
-    return load_weights(model, slim_base, "slim base")
+    return load_weights(slim(build(spec), example_input(spec), masks), weights, "slim base").eval()
+
+
+def load_slim(campaign: Campaign, decision: Decision, slim_base: bytes) -> nn.Module:
+    """The decided slim network with the shipped weights; errors as :func:`load_masked`."""
+    return load_masked(campaign, masks_by_order(decision.prior, decision.widths), slim_base)
 
 
 def layout_fingerprint(campaign: Campaign, base: bytes) -> str:

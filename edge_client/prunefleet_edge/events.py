@@ -1,0 +1,127 @@
+"""What a device's round can hear (events, past tense) and order (commands, imperative); ``round`` connects the two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prunefleet_edge.device_state import DeviceState
+from prunefleet_shared.campaign import Decision, SlimBase
+from prunefleet_shared.errors import PrunefleetError, Rejection
+from prunefleet_shared.messages import Awaited, CampaignEnded, CheckIn, ContributionCounted, Invitation
+
+# --- events: what happened ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Invited:
+    """The coordinator invited this device; for an outcome, with both documents verified and read."""
+
+    invitation: Invitation
+    decision: Decision | None = None
+    slim_base: SlimBase | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToldToComeBack:
+    """The coordinator had nothing for this device: check in again after about ``after_s`` seconds."""
+
+    after_s: float
+    awaited: Awaited
+
+
+@dataclass(frozen=True, slots=True)
+class VotePrepared:
+    """The vote is ready, sealed."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeMeasured:
+    """The decision was tried; its outcome is ready, sealed."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The coordinator turned the last message down."""
+
+    rejection: Rejection
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFailed:
+    """The last message may or may not have arrived: no answer came."""
+
+    message: str
+    retryable: bool
+
+
+Event = (
+    Invited
+    | ToldToComeBack
+    | CampaignEnded
+    | ContributionCounted
+    | VotePrepared
+    | OutcomeMeasured
+    | Refused
+    | LinkFailed
+)
+
+
+# --- commands: what to do, in order ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SaveState:
+    """Write ``state`` to disk, durably, before carrying out the next command."""
+
+    state: DeviceState
+
+
+@dataclass(frozen=True, slots=True)
+class SendCheckIn:
+    """Check in, and report the answer."""
+
+    message: CheckIn
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareVote:
+    """Score the channels on private data, seal the vote, report :class:`VotePrepared`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Personalise:
+    """Download the slim base, try it on private data, seal the outcome, report :class:`OutcomeMeasured`."""
+
+    decision: Decision
+    slim_base: SlimBase
+
+
+@dataclass(frozen=True, slots=True)
+class SendContribution:
+    """Send the saved contribution to a session, and report the answer."""
+
+    session_id: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Do nothing for ``delay_s`` seconds, then tick; ``why`` is for the owner to read."""
+
+    delay_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The device's part in this campaign is over; with ``error``, for good reason."""
+
+    completed: bool
+    error: PrunefleetError | None = None
+
+
+Command = SaveState | SendCheckIn | PrepareVote | Personalise | SendContribution | Rest | Stop

@@ -1,0 +1,341 @@
+"""One device in one campaign, as a state machine without I/O: events in, commands out.
+
+The story: check in → be invited to the vote → prepare it → save it → send it → check in until a decision comes → try
+the decision on → save the outcome → send it → … until the campaign ends. Three rules carry all of it:
+
+1. A device votes once per campaign and gives one outcome per level. What it says is made once, saved before it is sent,
+   and sent again byte for byte when a later *attempt* of the same round asks for it.
+2. It never speaks to two sessions of one attempt, nor ever again in a round that it knows to be closed.
+3. Whatever goes wrong for a while (a lost answer, a late contribution, a restart), the way back is to check in.
+
+Time and randomness are arguments; documents arrive already verified (``runner`` does that). What is heard and ordered
+is in ``events``, what is remembered in ``device_state``.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import assert_never
+
+from prunefleet_edge.backoff import Backoff, RetryPolicy
+from prunefleet_edge.device_state import Contribution, DeviceState, lane_table, round_key
+from prunefleet_edge.events import (
+    Command,
+    Event,
+    Invited,
+    LinkFailed,
+    OutcomeMeasured,
+    Personalise,
+    PrepareVote,
+    Refused,
+    Rest,
+    SaveState,
+    SendCheckIn,
+    SendContribution,
+    Stop,
+    ToldToComeBack,
+    VotePrepared,
+)
+from prunefleet_shared.campaign import Campaign, Decision
+from prunefleet_shared.errors import (
+    CarrierError,
+    LayoutError,
+    LocalProtocolError,
+    PrunefleetError,
+    Rejection,
+    RejectReason,
+    RemoteProtocolError,
+)
+from prunefleet_shared.messages import (
+    Awaited,
+    CampaignEnded,
+    CheckIn,
+    ContributionCounted,
+    Readiness,
+    SessionKind,
+)
+
+MIN_REST_S = 0.05
+"""Shortest rest a coordinator can ask for, so that a wrong delay does not make a device spin."""
+MAX_REST_S = 6 * 3600.0
+"""Longest rest a coordinator can ask for: a device that sleeps a quarter of a day still notices the next level."""
+REST_JITTER = 0.25
+"""A rest is spread by ± a quarter, so that a fleet told the same delay does not come back at once."""
+
+
+class Phase(enum.Enum):
+    """What the device is doing."""
+
+    RESTING = "resting"  # until next_wakeup_s; then it checks in
+    CHECKING_IN = "checking in"  # a check-in is under way
+    VOTING = "voting"  # the vote is being prepared
+    PERSONALISING = "personalising"  # a decision is being tried
+    SENDING = "sending"  # a contribution is under way
+    STOPPED = "stopped"  # for good
+
+
+ACCEPTED_EVENTS: Mapping[Phase, tuple[type[Event], ...]] = {
+    Phase.RESTING: (),
+    Phase.CHECKING_IN: (Invited, ToldToComeBack, CampaignEnded, Refused, LinkFailed),
+    Phase.VOTING: (VotePrepared,),
+    Phase.PERSONALISING: (OutcomeMeasured,),
+    Phase.SENDING: (ContributionCounted, Refused, LinkFailed),
+    Phase.STOPPED: (),
+}
+"""Which event may come in which phase; any other is a bug of the runner."""
+
+CHECK_IN_AGAIN = frozenset({RejectReason.LATE, RejectReason.WRONG_SESSION, RejectReason.NOT_INVITED})
+"""Refusals that only say: this session went on without you. Any other but DUPLICATE stops the device."""
+
+
+class DeviceRound:
+    """One device in one campaign; see the module's story.
+
+    Args:
+        campaign: The verified campaign.
+        layout_fingerprint: Of the network this device traced, 64 hex digits.
+        state: What was last saved for this campaign; None for a first start.
+        rng: Draws rests and waits.
+        retries: How long to keep trying; None for the default.
+
+    Raises:
+        LayoutError: The device traced another network than the campaign's.
+        LocalProtocolError: ``state`` is another campaign's (our bug).
+    """
+
+    def __init__(
+        self,
+        campaign: Campaign,
+        layout_fingerprint: str,
+        state: DeviceState | None,
+        rng: random.Random,
+        *,
+        retries: RetryPolicy | None = None,
+    ) -> None:
+        self._campaign = campaign
+        self._state = state or DeviceState(campaign.campaign_id)
+        self._rng = rng
+        self._backoff = Backoff(retries or RetryPolicy(), rng)
+        self._phase = Phase.RESTING
+        self._wakeup_s: float | None = -math.inf  # the first check-in is due at once
+        self._invitation: Invited | None = None  # the one being worked on or answered
+        self._fingerprint = layout_fingerprint
+        expected = campaign.layout.fingerprint()
+        if layout_fingerprint != expected:
+            msg = f"the campaign's layout is {expected[:12]}, this device traced {layout_fingerprint[:12]}; update it"
+            raise LayoutError(msg)
+        if self._state.campaign_id != campaign.campaign_id:
+            msg = f"state of campaign {self._state.campaign_id} given to campaign {campaign.campaign_id}"
+            raise LocalProtocolError(msg)
+
+    @property
+    def phase(self) -> Phase:
+        """What the device is doing."""
+        return self._phase
+
+    @property
+    def state(self) -> DeviceState:
+        """What the last :class:`SaveState` saved, or what the machine was made from."""
+        return self._state
+
+    @property
+    def next_wakeup_s(self) -> float | None:
+        """When to tick, on the caller's clock; None while the next thing is an event."""
+        return self._wakeup_s
+
+    def tick(self, now_s: float) -> list[Command]:
+        """Check in if the rest is over."""
+        if self._phase is not Phase.RESTING or self._wakeup_s is None or now_s < self._wakeup_s:
+            return []
+        self._phase, self._wakeup_s = Phase.CHECKING_IN, None
+        return [SendCheckIn(CheckIn(self._campaign.campaign_id, self._fingerprint, Readiness.READY))]
+
+    def receive(self, event: Event, now_s: float) -> list[Command]:
+        """Take what happened, return what to do, in order.
+
+        Raises:
+            LocalProtocolError: The event cannot happen in this phase (our bug); nothing has changed.
+        """
+        if not isinstance(event, ACCEPTED_EVENTS[self._phase]):
+            msg = f"{type(event).__name__} while {self._phase.value}"
+            raise LocalProtocolError(msg)
+        commands: list[Command]
+        match event:
+            case Invited():
+                commands = self._on_invited(event, now_s)
+            case ToldToComeBack(after_s, awaited):
+                commands = self._on_told_to_come_back(after_s, awaited, now_s)
+            case CampaignEnded(completed):
+                commands = self._on_ended(completed=completed)
+            case VotePrepared(payload) | OutcomeMeasured(payload):
+                commands = self._on_ready(payload)
+            case ContributionCounted(session_id):
+                commands = self._on_counted(session_id, now_s)
+            case Refused(rejection):
+                commands = self._on_refused(rejection, now_s)
+            case LinkFailed(message, retryable):
+                commands = self._on_link_failed(message, now_s, retryable=retryable)
+            case _:
+                assert_never(event)
+        return commands
+
+    def _on_told_to_come_back(self, after_s: float, awaited: Awaited, now_s: float) -> list[Command]:
+        self._backoff.reset()
+        spread = self._rng.uniform(1 - REST_JITTER, 1 + REST_JITTER)
+        return self._rest(min(max(after_s * spread, MIN_REST_S), MAX_REST_S), _WAITING_FOR[awaited], now_s)
+
+    def _on_ended(self, *, completed: bool) -> list[Command]:
+        outcomes = [round_key(SessionKind.OUTCOME, level) for level in range(len(self._campaign.levels))]
+        return [*self._save(self._state.closing("vote", *outcomes)), *self._stop(completed=completed)]
+
+    def _on_invited(self, invited: Invited, now_s: float) -> list[Command]:
+        wrong = why_invitation_wrong(self._campaign, invited)
+        if wrong is not None:
+            return self._stop(RemoteProtocolError(wrong))
+        refusal = self._why_decline(invited)
+        if refusal is not None:
+            return self._try_later(refusal, now_s)
+        self._invitation = invited
+        # Rounds of a campaign follow each other: being invited to one says that the one at hand is closed.
+        saved = self._save(self._state.closing(*self._rounds_closed_by(invited)))
+        if self._state.contribution is not None:
+            payload = self._state.contribution.payload
+            return [*saved, *self._answer(payload)]
+        if invited.decision is None or invited.slim_base is None:
+            self._phase = Phase.VOTING
+            return [*saved, PrepareVote()]
+        self._phase = Phase.PERSONALISING
+        return [*saved, Personalise(invited.decision, invited.slim_base)]
+
+    def _why_decline(self, invited: Invited) -> str | None:
+        """Why an invitation, though well-formed, must not be answered; None if it may be."""
+        key = _key(invited)
+        said = self._state.contribution
+        if key in self._state.spent:
+            return f"declined: the round {key} is closed for this device"
+        if said is None or said.round_key != key or said.session_id == invited.invitation.session_id:
+            return None
+        if said.decision_fingerprint != _decision_fingerprint(invited):
+            return f"declined: a second decision in the round {key}"
+        if invited.invitation.attempt <= said.attempt:
+            return f"declined: a second session of attempt {said.attempt} of the round {key}"
+        return None
+
+    def _rounds_closed_by(self, invited: Invited) -> set[str]:
+        said = self._state.contribution
+        others = {"vote"} if invited.invitation.kind is SessionKind.OUTCOME else set()
+        return others | ({said.round_key} if said is not None else set()) - {_key(invited)}
+
+    def _on_ready(self, payload: bytes) -> list[Command]:
+        invited = self._invited()
+        expected = lane_table(self._campaign, invited.invitation.kind).packed_bytes
+        if len(payload) != expected:
+            msg = f"a contribution to {_key(invited)} takes {expected} bytes, got {len(payload)}"
+            raise LocalProtocolError(msg)
+        return self._answer(payload)
+
+    def _answer(self, payload: bytes) -> list[Command]:
+        """Save, then send: a device that dies in between says the same thing again, never another."""
+        invited, to = self._invited(), self._invited().invitation
+        said = Contribution(to.kind, to.level, _decision_fingerprint(invited), to.session_id, to.attempt, payload.hex())
+        self._phase = Phase.SENDING
+        return [*self._save(replace(self._state, contribution=said)), SendContribution(to.session_id, payload)]
+
+    def _on_counted(self, session_id: str, now_s: float) -> list[Command]:
+        sent_to = self._invited().invitation.session_id
+        if session_id != sent_to:
+            wrong = Rejection(RejectReason.WRONG_SESSION, expected=sent_to, got=session_id)
+            return self._stop(RemoteProtocolError(wrong))
+        self._backoff.reset()
+        return self._rest(MIN_REST_S, "counted", now_s)
+
+    def _on_refused(self, rejection: Rejection, now_s: float) -> list[Command]:
+        if self._phase is Phase.SENDING and rejection.reason is RejectReason.DUPLICATE:
+            # The first copy arrived and only its answer was lost.
+            return self._on_counted(self._invited().invitation.session_id, now_s)
+        if rejection.reason in CHECK_IN_AGAIN:
+            return self._try_later(str(rejection), now_s)
+        return self._stop(RemoteProtocolError(rejection))
+
+    def _on_link_failed(self, message: str, now_s: float, *, retryable: bool) -> list[Command]:
+        if not retryable:
+            return self._stop(CarrierError(message, retryable=False))
+        return self._try_later(message, now_s)
+
+    def _try_later(self, why: str, now_s: float) -> list[Command]:
+        delay_s = self._backoff.next_delay_s(now_s)
+        if delay_s is None:
+            return self._stop(CarrierError(f"giving up: {why}", retryable=True))
+        return self._rest(delay_s, why, now_s)
+
+    def _rest(self, delay_s: float, why: str, now_s: float) -> list[Command]:
+        self._phase, self._wakeup_s, self._invitation = Phase.RESTING, now_s + delay_s, None
+        return [Rest(delay_s, why)]
+
+    def _stop(self, error: PrunefleetError | None = None, *, completed: bool = False) -> list[Command]:
+        self._phase, self._wakeup_s, self._invitation = Phase.STOPPED, None, None
+        return [Stop(completed, error)]
+
+    def _save(self, state: DeviceState) -> list[Command]:
+        changed = state != self._state
+        self._state = state
+        return [SaveState(state)] if changed else []
+
+    def _invited(self) -> Invited:
+        if self._invitation is None:
+            msg = f"no invitation while {self._phase.value}"
+            raise LocalProtocolError(msg)
+        return self._invitation
+
+
+_WAITING_FOR: Mapping[Awaited, str] = {
+    Awaited.DEVICES: "waiting for other devices",
+    Awaited.TRAINER: "waiting for the slim base",
+    Awaited.NOTHING: "waiting for the next level",
+}
+
+
+# --- what an invitation must satisfy --------------------------------------------------------------------------------
+
+
+def _key(invited: Invited) -> str:
+    return round_key(invited.invitation.kind, invited.invitation.level)
+
+
+def _decision_fingerprint(invited: Invited) -> str:
+    return "" if invited.decision is None else invited.decision.fingerprint
+
+
+def why_invitation_wrong(campaign: Campaign, invited: Invited) -> Rejection | None:
+    """The rule an invitation breaks, whose fault is the coordinator's; None if it is as it should be."""
+    to, decision, slim_base = invited.invitation, invited.decision, invited.slim_base
+    if not 0 <= to.level < len(campaign.levels) or to.attempt < 1:
+        return Rejection(RejectReason.MALFORMED, expected=f"one of {len(campaign.levels)} levels", got=f"{to.level}")
+    if to.kind is SessionKind.VOTE:
+        return None
+    if decision is None or slim_base is None:
+        return Rejection(RejectReason.MALFORMED, expected="a decision and a slim base", got="an outcome without")
+    if {decision.campaign_id, slim_base.campaign_id} != {campaign.campaign_id}:
+        return Rejection(RejectReason.WRONG_CAMPAIGN, expected=campaign.campaign_id, got=decision.campaign_id)
+    if {decision.level, slim_base.level} != {to.level} or slim_base.decision_fingerprint != decision.fingerprint:
+        return Rejection(RejectReason.WRONG_DECISION, expected=f"one decision for level {to.level}", got="a mixture")
+    why = why_decision_impossible(campaign, decision)
+    return Rejection(RejectReason.WRONG_DECISION, expected="the signed campaign's terms", got=why) if why else None
+
+
+def why_decision_impossible(campaign: Campaign, decision: Decision) -> str | None:
+    """How a decision contradicts the campaign it was made for; None if it does not."""
+    dense = campaign.layout.dense_widths
+    if len(decision.widths) != len(dense) or len(decision.prior) != len(dense):
+        return f"{len(decision.widths)} widths and {len(decision.prior)} orders for {len(dense)} groups"
+    for group, width, order in zip(campaign.layout.groups, decision.widths, decision.prior, strict=True):
+        if not 1 <= width <= group.num_channels or sorted(order) != list(range(group.num_channels)):
+            return f"widths or order of {group.name} do not fit its {group.num_channels} channels"
+    cost, budget = campaign.cost_table.cost(decision.widths), campaign.levels[decision.level].budget
+    if cost != decision.cost or cost > budget:
+        return f"cost {decision.cost}, recomputed {cost}, budget {budget} {campaign.cost_table.unit}"
+    return None

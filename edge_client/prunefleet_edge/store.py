@@ -1,0 +1,143 @@
+"""Where a device keeps what it said: its own contribution until the round is closed, and which rounds are spent.
+
+The file belongs to one process at a time and to its owner alone (mode 0600). What is deleted is overwritten, so that a
+vote does not outlive its round on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from prunefleet_edge.device_state import DeviceState
+from prunefleet_shared.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+
+T = TypeVar("T")
+SCHEMA_VERSION = 1
+_SCHEMA = f"""
+PRAGMA locking_mode = EXCLUSIVE;  -- two processes on one store could say two things in one round
+PRAGMA journal_mode = TRUNCATE;   -- under an exclusive lock the journal stays: emptied, or it would keep old pages
+PRAGMA synchronous = FULL;        -- saved means on the disk: the next command sends it
+PRAGMA secure_delete = ON;        -- a vote does not outlive its round in a free page
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS device_state (campaign_id TEXT PRIMARY KEY, document BLOB NOT NULL) STRICT;
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+
+
+class DeviceStore(Protocol):
+    """Keeps one :class:`DeviceState` per campaign."""
+
+    def load(self, campaign_id: str) -> DeviceState | None:
+        """What was last saved for the campaign; None if nothing was.
+
+        Raises:
+            ConfigError: The store cannot be read.
+        """
+        ...
+
+    def save(self, state: DeviceState) -> None:
+        """Replace the campaign's state; when this returns, it survives a crash.
+
+        Raises:
+            LocalProtocolError: ``state`` forgets a spent round or speaks in one (our bug); nothing was written.
+            ConfigError: The store cannot be written.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the store."""
+        ...
+
+
+class MemoryDeviceStore:
+    """Keeps states for as long as the object lives: for tests and the simulation."""
+
+    def __init__(self) -> None:
+        self._documents: dict[str, bytes] = {}
+
+    def load(self, campaign_id: str) -> DeviceState | None:
+        """What was last saved for the campaign."""
+        document = self._documents.get(campaign_id)
+        return None if document is None else DeviceState.from_bytes(document)
+
+    def save(self, state: DeviceState) -> None:
+        """Replace the campaign's state."""
+        _refuse_to_forget(self.load(state.campaign_id), state)
+        self._documents[state.campaign_id] = state.to_bytes()
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class SqliteDeviceStore:
+    """Keeps states in an SQLite file of mode 0600, made if it is not there.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigError: The file cannot be used: no such folder, no database, a newer schema, or another process has it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = self._carefully(self._open)
+
+    def load(self, campaign_id: str) -> DeviceState | None:
+        """What was last saved for the campaign."""
+        query = "SELECT document FROM device_state WHERE campaign_id = ?"
+        row = self._carefully(lambda: self._connection.execute(query, (campaign_id,)).fetchone())
+        return None if row is None else self._read(row[0])
+
+    def save(self, state: DeviceState) -> None:
+        """Replace the campaign's state in one transaction."""
+        _refuse_to_forget(self.load(state.campaign_id), state)
+        row = (state.campaign_id, state.to_bytes())
+        self._carefully(lambda: self._connection.execute("INSERT OR REPLACE INTO device_state VALUES (?, ?)", row))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    def _open(self) -> sqlite3.Connection:
+        # Created here with its mode: SQLite would follow the umask, and its journal copies the mode of the file.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._path.chmod(0o600)
+        connection = sqlite3.connect(self._path, timeout=1.0, isolation_level=None)
+        try:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version not in {0, SCHEMA_VERSION}:
+                msg = f"{self._path} has schema {version}, this client knows {SCHEMA_VERSION}; update it"
+                raise ConfigError(msg)
+            connection.executescript(_SCHEMA)
+        except (sqlite3.Error, ConfigError):
+            connection.close()
+            raise
+        return connection
+
+    def _carefully(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except (sqlite3.Error, OSError) as error:
+            msg = f"the device store {self._path} cannot be used: {error}; is another process using it?"
+            raise ConfigError(msg) from error
+
+    def _read(self, document: bytes) -> DeviceState:
+        try:
+            return DeviceState.from_bytes(document)
+        except RemoteProtocolError as error:
+            msg = f"the device store {self._path} is damaged: {error}; restore it, or leave the campaign"
+            raise ConfigError(msg) from error
+
+
+def _refuse_to_forget(before: DeviceState | None, after: DeviceState) -> None:
+    forgotten = set(before.spent if before else ()) - set(after.spent)
+    said = after.contribution
+    if forgotten or (said is not None and said.round_key in after.spent):
+        msg = f"campaign {after.campaign_id}: a spent round stays spent, got {after.spent}"
+        raise LocalProtocolError(msg)

@@ -1,0 +1,111 @@
+"""One contract for both stores, and what only a file can get wrong."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prunefleet_edge.device_state import Contribution, DeviceState
+from prunefleet_edge.store import DeviceStore, MemoryDeviceStore, SqliteDeviceStore
+from prunefleet_shared.errors import ConfigError, LocalProtocolError
+from prunefleet_shared.messages import SessionKind
+
+CAMPAIGN, OTHER = "c0" * 16, "d1" * 16
+PAYLOAD_HEX = "feedfacecafebeef" * 8
+VOTE = Contribution(SessionKind.VOTE, 0, "", "ab" * 16, 1, PAYLOAD_HEX)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DeviceStore]:
+    made: DeviceStore = MemoryDeviceStore() if request.param == "memory" else SqliteDeviceStore(tmp_path / "device.db")
+    yield made
+    made.close()
+
+
+def test_nothing_was_saved_yet(store: DeviceStore) -> None:
+    assert store.load(CAMPAIGN) is None
+
+
+def test_what_was_saved_last_is_loaded(store: DeviceStore) -> None:
+    store.save(DeviceState(CAMPAIGN, contribution=VOTE))
+    state = DeviceState(CAMPAIGN, spent=("outcome/0",), contribution=VOTE)
+    store.save(state)
+    store.save(DeviceState(OTHER))
+    assert store.load(CAMPAIGN) == state
+    assert store.load(OTHER) == DeviceState(OTHER)
+
+
+def test_a_closed_round_takes_the_contribution_with_it(store: DeviceStore) -> None:
+    state = DeviceState(CAMPAIGN, contribution=VOTE)
+    store.save(state)
+    store.save(state.closing("vote"))
+    assert store.load(CAMPAIGN) == DeviceState(CAMPAIGN, spent=("vote",))
+
+
+@pytest.mark.parametrize(
+    "forgetful", [DeviceState(CAMPAIGN), DeviceState(CAMPAIGN, ("vote",), VOTE)], ids=["forgets", "speaks"]
+)
+def test_a_spent_round_stays_spent(store: DeviceStore, forgetful: DeviceState) -> None:
+    spent = DeviceState(CAMPAIGN, spent=("vote",))
+    store.save(spent)
+    with pytest.raises(LocalProtocolError, match="stays spent"):
+        store.save(forgetful)
+    assert store.load(CAMPAIGN) == spent
+
+
+def test_a_file_survives_and_is_the_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "device.db"
+    path.touch(mode=0o644)
+    store = SqliteDeviceStore(path)
+    store.save(DeviceState(CAMPAIGN, contribution=VOTE))
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
+    store.close()
+    again = SqliteDeviceStore(path)
+    assert again.load(CAMPAIGN) == DeviceState(CAMPAIGN, contribution=VOTE)
+    again.close()
+
+
+def test_a_deleted_contribution_leaves_no_trace_on_the_disk(tmp_path: Path) -> None:
+    store = SqliteDeviceStore(tmp_path / "device.db")
+    store.save(DeviceState(CAMPAIGN, contribution=VOTE))
+    assert PAYLOAD_HEX.encode() in (tmp_path / "device.db").read_bytes()
+    store.save(DeviceState(CAMPAIGN, contribution=VOTE).closing("vote"))
+    for file in tmp_path.iterdir():  # the journal too, and while the store is open: a crash may come now
+        assert b"feedface" not in file.read_bytes(), file.name
+    store.close()
+
+
+def test_two_processes_cannot_share_a_file(tmp_path: Path) -> None:
+    first = SqliteDeviceStore(tmp_path / "device.db")
+    with pytest.raises(ConfigError, match="another process"):
+        SqliteDeviceStore(tmp_path / "device.db")
+    first.close()
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("not a database, but long enough to be taken for one " * 20)
+    for path in (tmp_path / "text.db", tmp_path / "missing" / "device.db"):
+        with pytest.raises(ConfigError, match="cannot be used"):
+            SqliteDeviceStore(path)
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "device.db")
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(ConfigError, match="schema 99"):
+        SqliteDeviceStore(tmp_path / "device.db")
+
+
+def test_a_damaged_state_is_the_users_to_mend(tmp_path: Path) -> None:
+    SqliteDeviceStore(tmp_path / "device.db").close()
+    connection = sqlite3.connect(tmp_path / "device.db", isolation_level=None)
+    connection.execute("INSERT INTO device_state VALUES (?, ?)", (CAMPAIGN, b"{}"))
+    connection.close()
+    store = SqliteDeviceStore(tmp_path / "device.db")
+    with pytest.raises(ConfigError, match="damaged"):
+        store.load(CAMPAIGN)
+    store.close()
