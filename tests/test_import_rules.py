@@ -31,7 +31,7 @@ PURE_MODULES = [
         f"prunefleet_shared.{name}"
         for name in ["messages", "masks", "lanes", "layout", "metrics", "campaign", "private_sum"]
     ),
-    *(f"prunefleet_edge.{name}" for name in ["round", "events", "device_state", "backoff", "egress"]),
+    *(f"prunefleet_edge.{name}" for name in ["round", "events", "device_state", "backoff", "egress", "gate"]),
     *(f"prunefleet_coordinator.{name}" for name in ["round", "admission", "aggregation", "budget"]),
 ]
 HEAVY = {"grpc", "flwr", "google.protobuf", "torch", "sqlalchemy", "sqlite3"}

@@ -12,36 +12,22 @@ from prunefleet_coordinator.session import OpenSession
 from prunefleet_coordinator.state import ClosedRound
 from prunefleet_shared.campaign import Campaign, Decision, SlimBase
 from prunefleet_shared.errors import Rejection, RejectReason
+from prunefleet_shared.layout import MAX_LEVELS
 from prunefleet_shared.messages import (
-    AwaitDecision,
     CheckIn,
-    Contribute,
-    FetchModel,
-    GetCampaign,
-    PublishSlimBase,
     Role,
     Up,
-    UploadModel,
 )
 from prunefleet_shared.private_sum import PLAIN
+from prunefleet_shared.wire_methods import method_of
 
-MAX_LEVELS = 8
 PRIVACY_MODES = (PLAIN,)
 _CHECK_IN_AGAIN = "check in again and contribute to the session you are invited to"
-_ROLE_OF = {
-    GetCampaign: Role.DEVICE,
-    CheckIn: Role.DEVICE,
-    Contribute: Role.DEVICE,
-    FetchModel: Role.DEVICE,
-    AwaitDecision: Role.TRAINER,
-    UploadModel: Role.TRAINER,
-    PublishSlimBase: Role.TRAINER,
-}
 
 
 def why_role_rejected(role: Role, message: Up) -> Rejection | None:
     """The certificate's role must be the one this message belongs to."""
-    expected = _ROLE_OF[type(message)]
+    expected = method_of(message).role
     return None if role is expected else Rejection(RejectReason.WRONG_ROLE, f"a {expected}", f"a {role}")
 
 

@@ -10,10 +10,8 @@ from prunefleet_coordinator.store import Blobs
 from prunefleet_shared.documents import digest
 from prunefleet_shared.errors import RejectReason, reject
 from prunefleet_shared.messages import FetchModel, ModelChunk, UploadModel
-from prunefleet_shared.wire_limits import CHUNK_BYTES
+from prunefleet_shared.wire_limits import CHUNK_BYTES, MAX_MODEL_BYTES
 
-MAX_MODEL_BYTES = 512 * 1024 * 1024
-"""The largest slim base taken: five times ResNet-50 in single precision."""
 _START_AGAIN = "upload again from offset 0"
 
 

@@ -75,7 +75,7 @@ def check_images(images: npt.ArrayLike, labels: npt.ArrayLike, num_classes: int,
 
 
 def _why_unusable(images: npt.NDArray[np.generic], labels: npt.NDArray[np.generic], num_classes: int) -> str | None:
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
         return f"expected images of shape (N, H, W, 1 or 3), got {images.shape}"
     if len(images) == 0:
         return "there are no samples"
@@ -110,14 +110,20 @@ def check_trainable(samples: Samples, what: str = "data", min_samples: int = 8) 
 
 
 def stratified_halves(labels: Tensor, generator: torch.Generator, ratio: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Two disjoint index sets over ``labels``; the first takes ``ratio`` of every class (rounded; at least one stays
-    behind where a class has two or more).
+    """Two disjoint index sets over ``labels``; the first takes ``ratio`` of every class (rounded; both get at least one
+    where a class has two or more). Classes of one sample are split as if they were one class.
     """
-    first, second = [], []
+    first, second, lone = [], [], []
     for label in sorted(set(labels.tolist())):
         index = (labels == label).nonzero().flatten()
         index = index[torch.randperm(len(index), generator=generator)]
-        cut = min(max(1, round(len(index) * ratio)), max(1, len(index) - 1))
+        if len(index) == 1:
+            lone.append(index)
+            continue
+        cut = min(max(1, round(len(index) * ratio)), len(index) - 1)
         first.append(index[:cut])
         second.append(index[cut:])
+    cut = round(len(lone) * ratio)
+    first += lone[:cut]
+    second += lone[cut:]
     return torch.cat(first).sort().values, torch.cat(second).sort().values

@@ -36,9 +36,9 @@ Outgoing = GetCampaign | CheckIn | Contribute | FetchModel
 
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
-_SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_DEVICE_CLASS = re.compile(r"[a-z0-9-]{1,32}")
 _TEXT_SHAPES: Mapping[type[Outgoing], Mapping[str, re.Pattern[str]]] = {
-    GetCampaign: {"device_class": _SLUG},
+    GetCampaign: {"device_class": _DEVICE_CLASS},
     CheckIn: {"campaign_id": _HEX_ID, "layout_fingerprint": _HEX_DIGEST},
     Contribute: {"session_id": _HEX_ID},
     FetchModel: {"digest": _HEX_DIGEST},

@@ -1,7 +1,8 @@
 """The gate: keep the fleet's network unless the device's own choice is better by more than a margin.
 
 Pure arithmetic on paired per-image losses of images neither network was fitted on. What it claims is written down
-exactly: *on the gate split*, the network kept is not worse than the alternative by more than ``margin`` nats per image.
+exactly: *on the gate split*, the network kept is not worse than the alternative by more than ``margin`` nats per image,
+or one standard error of the paired difference where that is more (on 40 images a smaller lead is mostly luck).
 Nothing is claimed about unseen images; reports publish the share of devices that got worse there.
 
 Under 100 images a split of its own would leave too little to learn from, so the losses come from cross-fitting: each
@@ -18,8 +19,8 @@ import numpy.typing as npt
 CROSS_FIT_BELOW = 100
 """Images (fit and gate together) under which the losses are cross-fitted."""
 DEFAULT_MARGIN = 0.02
-"""Nats per image by which the alternative must win to be preferred: ties go to the fleet's network, which more data
-made."""
+"""Nats per image by which the alternative must win, at least, to be preferred: ties go to the fleet's network, which
+more data made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,4 +60,10 @@ def compare(
     own = np.nan_to_num(np.asarray(own_losses_N, dtype=np.float64), nan=1e6, posinf=1e6)
     loss_gain = float((own - fleet).mean())
     accuracy_gain = float(np.mean(np.asarray(fleet_correct_N, float) - np.asarray(own_correct_N, float)))
-    return Verdict(loss_gain >= -margin, loss_gain, accuracy_gain)
+    return Verdict(loss_gain >= -max(margin, _standard_error(own - fleet)), loss_gain, accuracy_gain)
+
+
+def _standard_error(differences_N: npt.NDArray[np.float64]) -> float:
+    """Of the mean of N paired differences; 0 for fewer than two."""
+    num = len(differences_N)
+    return float(differences_N.std(ddof=1) / np.sqrt(num)) if num > 1 else 0.0

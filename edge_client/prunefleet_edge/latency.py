@@ -14,7 +14,7 @@ def latency_ratio(
     slim_model: nn.Module,
     dense_model: nn.Module,
     sample: Tensor,
-    repeats: int = 15,
+    repeats: int = 9,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Median latency of ``slim_model`` over that of ``dense_model``; the two alternate, so that load hits both.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefleet_edge.saliency import masked
-from prunefleet_edge.tracing import Trace, dependency_graph, trace
+from prunefleet_edge.tracing import Trace, dependency_graph, read_groups
 from prunefleet_shared.errors import ConfigError, LayoutError
 from prunefleet_shared.layout import CostTable, Layout, width_options
 from prunefleet_shared.masks import BoolArray, FloatArray, descending_order, keep_mask
@@ -40,7 +40,7 @@ def rank_widths(layout: Layout, table: CostTable, scores_C: npt.ArrayLike, budge
         ConfigError: Not even the smallest widths fit.
     """
     group_C = np.repeat(np.arange(len(layout.groups)), layout.dense_widths)
-    floors = [width_options(n)[0] for n in layout.dense_widths]
+    floors = narrowest_widths(layout)
     widths = list(layout.dense_widths)
     removed: list[int] = []
     for channel in descending_order(scores_C)[::-1]:
@@ -58,6 +58,11 @@ def rank_widths(layout: Layout, table: CostTable, scores_C: npt.ArrayLike, budge
         if table.cost(widths) > budget:
             widths[group] -= 1
     return tuple(widths)
+
+
+def narrowest_widths(layout: Layout) -> tuple[int, ...]:
+    """The least that a device's own ranking leaves of each group: its smallest width option."""
+    return tuple(width_options(num_channels)[0] for num_channels in layout.dense_widths)
 
 
 def per_cost(layout: Layout, table: CostTable, scores_C: npt.ArrayLike) -> FloatArray:
@@ -96,11 +101,11 @@ def slim(model: nn.Module, example: Tensor, masks: Sequence[BoolArray]) -> nn.Mo
         LayoutError: The masks do not fit the model's groups.
     """
     small = copy.deepcopy(model)
-    traced = trace(small, example)
+    graph = dependency_graph(small, example)
+    traced = read_groups(graph, small)
     why = _why_masks_do_not_fit(traced, masks)
     if why:
         raise LayoutError(why)
-    graph = dependency_graph(small, example)
     for group, mask in zip(traced.groups, masks, strict=True):
         removed = [index for index, unit in enumerate(group.root_units) if not mask[unit]]
         if removed:
@@ -134,6 +139,9 @@ def check_slimming(model: nn.Module, example: Tensor, traced: Trace, seed: int =
             expected = masked_model(example)
         with torch.no_grad():
             difference = float((slim(model, example, masks).eval()(example) - expected).abs().max())
+    except (RuntimeError, IndexError) as error:  # torch-pruning lost its way (a flattened concatenation, a reshape)
+        msg = f"{type(model).__name__}: it does not run without some of its channels: {error}"
+        raise LayoutError(msg) from error
     finally:
         model.train(was_training)
     if not difference <= MAX_DIFFERENCE:

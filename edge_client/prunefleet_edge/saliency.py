@@ -87,16 +87,17 @@ def _squared_gate_gradients(traced: Trace, gates: dict[tuple[int, str], Tensor])
 @contextmanager
 def _gates(model: nn.Module, traced: Trace, num_samples: int) -> Iterator[dict[tuple[int, str], Tensor]]:
     """Multiply every gate point by a tensor of ones (samples × units) while the context lasts."""
-    gates, handles = {}, []
-    for index, group in enumerate(traced.groups):
-        for member in group.producers:
-            if member.module_name not in group.gates:
-                continue
-            gate = torch.ones(num_samples, group.num_units, requires_grad=True)
-            gates[index, member.module_name] = gate
-            module = model.get_submodule(member.module_name)
-            handles.append(module.register_forward_hook(_multiplier(gate, member)))
+    gates: dict[tuple[int, str], Tensor] = {}
+    handles = []
     try:
+        for index, group in enumerate(traced.groups):
+            for member in group.producers:
+                if member.module_name not in group.gates:
+                    continue
+                gate = torch.ones(num_samples, group.num_units, requires_grad=True)
+                gates[index, member.module_name] = gate
+                module = model.get_submodule(member.module_name)
+                handles.append(module.register_forward_hook(_multiplier(gate, member)))
         yield gates
     finally:
         for handle in handles:
@@ -104,11 +105,11 @@ def _gates(model: nn.Module, traced: Trace, num_samples: int) -> Iterator[dict[t
 
 
 def _multiplier(gate_NU: Tensor, member: Member) -> Callable[[nn.Module, object, Tensor], Tensor]:
-    place = torch.zeros(len(member.channels), dtype=torch.int64)
-    place[torch.tensor(member.channels)] = torch.tensor(member.units)
+    channels, units = torch.tensor(member.channels), torch.tensor(member.units)
 
     def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        gate_NC = gate_NU[:, place]
+        # A norm after a concatenation carries channels of other groups too: those are multiplied by one.
+        gate_NC = torch.ones(len(gate_NU), output.shape[1]).index_copy(1, channels, gate_NU[:, units])
         return output * gate_NC.reshape(*gate_NC.shape, *([1] * (output.dim() - 2)))
 
     return hook
@@ -124,11 +125,12 @@ def masked(model: nn.Module, traced: Trace, keep_masks: Sequence[BoolArray]) -> 
         keep_masks: One boolean array per group, True = kept.
     """
     handles = []
-    for group, mask_U in zip(traced.groups, keep_masks, strict=True):
-        gate_1U = torch.from_numpy(mask_U.astype(np.float32))[None, :]
-        for member in group.producers:
-            handles.append(model.get_submodule(member.module_name).register_forward_hook(_multiplier(gate_1U, member)))
     try:
+        for group, mask_U in zip(traced.groups, keep_masks, strict=True):
+            gate_1U = torch.from_numpy(mask_U.astype(np.float32))[None, :]
+            for member in group.producers:
+                module = model.get_submodule(member.module_name)
+                handles.append(module.register_forward_hook(_multiplier(gate_1U, member)))
         yield model
     finally:
         for handle in handles:

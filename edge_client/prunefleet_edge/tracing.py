@@ -92,7 +92,11 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     Raises:
         LayoutError: The model does not run on ``example``, cannot be traced, or has nothing to prune.
     """
-    graph = dependency_graph(model, example)
+    return read_groups(dependency_graph(model, example), model)
+
+
+def read_groups(graph: Any, model: nn.Module) -> Trace:
+    """The groups of a model whose graph has been built; errors as :func:`trace`."""
     names = {module: name for name, module in model.named_modules()}
     order = {name: index for index, name in enumerate(names.values())}
     found, frozen = [], {}
@@ -209,7 +213,17 @@ def _why_frozen(group: TracedGroup, items: Any, names: dict[nn.Module, str]) -> 
             return f"{names[module]} ({type(module).__name__}) does not map zero to zero channel by channel"
     if any(len(set(member.units)) != group.num_units for member in (*group.producers, *group.consumers)):
         return "a layer carries only part of it, so its cost is not a function of its width"
+    if any(_is_part_of_grouped(item) for item in items):
+        return "a grouped convolution mixes it with channels of other groups"
     return None
+
+
+def _is_part_of_grouped(item: Any) -> bool:
+    """True when a grouped (not depthwise) convolution has more channels on this side than the item's."""
+    if not _period(item):
+        return False
+    module = item.dep.target.module
+    return len(item.idxs) != int(module.out_channels if "out" in item.dep.handler.__name__ else module.in_channels)
 
 
 def cost_table(model: nn.Module, example: Tensor, traced: Trace, unit: str = "macs") -> CostTable:
@@ -230,11 +244,14 @@ def cost_table(model: nn.Module, example: Tensor, traced: Trace, unit: str = "ma
     positions = output_positions(model, example) if unit == "macs" else {}
     terms: dict[tuple[int, ...], int] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, (*_CONV_OR_LINEAR, *_NORM)):
-            continue
         for coefficient, groups in _layer_terms(name, module, traced, positions.get(name, 0), unit):
             terms[groups] = terms.get(groups, 0) + coefficient
-    return CostTable(unit, tuple(CostTerm(c, g) for g, c in sorted(terms.items()) if c))
+    table = CostTable(unit, tuple(CostTerm(c, g) for g, c in sorted(terms.items()) if c))
+    dense = _macs(model, positions) if unit == "macs" else sum(p.numel() for p in model.parameters())
+    if table.cost(traced.layout.dense_widths) != dense:
+        msg = f"the dense network costs {dense} {unit}, its cost table says {table.cost(traced.layout.dense_widths)}"
+        raise LayoutError(msg)
+    return table
 
 
 def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
@@ -262,7 +279,10 @@ def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
 
 def count_macs(model: nn.Module, example: Tensor) -> int:
     """Multiply-accumulates per sample of all convolutions and linear layers, counted on the network as it is."""
-    positions = output_positions(model, example)
+    return _macs(model, output_positions(model, example))
+
+
+def _macs(model: nn.Module, positions: dict[str, int]) -> int:
     weights = ((count, model.get_submodule(name).get_parameter("weight")) for name, count in positions.items())
     return sum(count * weight.numel() for count, weight in weights)
 
@@ -270,10 +290,9 @@ def count_macs(model: nn.Module, example: Tensor) -> int:
 def _layer_terms(
     name: str, module: nn.Module, traced: Trace, positions: int, unit: str
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
-    if isinstance(module, _NORM):
-        affine = 2 if unit == "parameters" and module.affine else 0
-        outs = _parts(name, traced, module.num_features, consumes=False)
-        yield from ((affine * count, group) for count, group in outs)
+    if not isinstance(module, _CONV_OR_LINEAR):
+        if unit == "parameters":
+            yield from _plain_parameter_terms(name, module, traced)
         return
     weight = module.get_parameter("weight")
     is_linear = isinstance(module, nn.Linear)
@@ -289,6 +308,15 @@ def _layer_terms(
     for in_count, in_group in _parts(name, traced, weight.shape[1] * conv_groups, consumes=True):
         for out_count, out_group in outs:
             yield per_weight * in_count * out_count // conv_groups, tuple(sorted((*in_group, *out_group)))
+
+
+def _plain_parameter_terms(name: str, module: nn.Module, traced: Trace) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Own parameters of anything but a convolution or linear layer; only norms and PReLU have them per channel."""
+    for parameter in module.parameters(recurse=False):
+        if isinstance(module, (*_NORM, nn.PReLU)) and parameter.numel() > 1:
+            yield from _parts(name, traced, parameter.numel(), consumes=False)
+        else:
+            yield parameter.numel(), ()
 
 
 def _parts(name: str, traced: Trace, total: int, *, consumes: bool) -> list[tuple[int, tuple[int, ...]]]:

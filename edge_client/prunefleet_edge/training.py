@@ -7,6 +7,7 @@ fine-tunes on a device, so that arms differ only in what the caller changes.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -26,8 +27,9 @@ class Recipe:
 
     Attributes:
         epochs: Passes over the data, at most.
+        min_steps: Steps below which more passes are made: a fold of 20 images learns as long as all 40 would.
         learning_rate: Peak of a one-cycle schedule (Smith & Topin 2019).
-        batch_size: Samples per step; the last, smaller batch is merged into the one before.
+        batch_size: Samples per step; a last batch of less than half of it is merged into the one before.
         weight_decay: L2.
         momentum: Nesterov.
         held_out_ratio: Fraction of the samples kept aside for early stopping; 0 trains on all, to the end.
@@ -49,6 +51,7 @@ class Recipe:
     shift_pixels: int = 0
     flip: bool = False
     label_smoothing: float = 0.0
+    min_steps: int = 0
 
 
 def train(
@@ -72,12 +75,19 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     fit, held_out = _hold_out(samples, recipe.held_out_ratio, generator)
     optimizer = torch.optim.SGD(
-        model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+        model.parameters(),
+        recipe.learning_rate,
+        recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=True,
+        fused=True,  # one kernel for all parameters: small networks spend their time in calls
     )
-    steps = recipe.epochs * len(_batch_sizes(len(fit), recipe.batch_size))
+    steps_per_epoch = len(_batch_sizes(len(fit), recipe.batch_size))
+    epochs = max(recipe.epochs, math.ceil(recipe.min_steps / steps_per_epoch))
+    steps = epochs * steps_per_epoch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps + 1)
     best = _Best(model, held_out)
-    for epoch in range(recipe.epochs):
+    for epoch in range(epochs):
         _run_epoch(model, fit, recipe, generator, optimizer, schedule)
         if on_epoch:
             on_epoch(epoch + 1)

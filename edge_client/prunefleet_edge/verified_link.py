@@ -18,6 +18,7 @@ from prunefleet_edge.events import Event, Invited, LinkFailed, Refused, ToldToCo
 from prunefleet_shared.campaign import Campaign, Decision, SlimBase
 from prunefleet_shared.documents import digest, open_document
 from prunefleet_shared.errors import CarrierError, RejectReason, RemoteProtocolError, reject
+from prunefleet_shared.layout import MAX_LEVELS
 from prunefleet_shared.messages import (
     CampaignEnded,
     CampaignOffer,
@@ -33,8 +34,6 @@ from prunefleet_shared.messages import (
 from prunefleet_shared.private_sum import PLAIN
 
 T = TypeVar("T")
-MAX_LEVELS = 8
-"""Longest schedule a device accepts: one width vote per level is as much as it says of itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from prunefleet_edge.device import Vote
 from prunefleet_edge.gate import CROSS_FIT_BELOW, DEFAULT_MARGIN, Verdict, compare
 from prunefleet_edge.latency import latency_ratio
 from prunefleet_edge.models import build, example_input, parse_spec
-from prunefleet_edge.pruning import keep_masks, masks_by_order, per_cost, rank_widths, slim
+from prunefleet_edge.pruning import keep_masks, masks_by_order, narrowest_widths, per_cost, rank_widths, slim
 from prunefleet_edge.saliency import taylor_saliency
 from prunefleet_edge.tracing import trace
 from prunefleet_edge.training import Recipe, losses, train
@@ -56,21 +56,14 @@ class Personalised:
     """What came of a decision on one device.
 
     Attributes:
-        fleet: The shipped slim base, fine-tuned here.
-        own: The device's own choice at equal cost, fine-tuned here.
-        verdict: Which of the two is kept.
+        kept: The network the device runs from now on: the fleet's slim base fine-tuned here, or its own choice.
+        verdict: Why.
         outcome: The same in the terms that may leave as a sum.
     """
 
-    fleet: nn.Module
-    own: nn.Module
+    kept: nn.Module
     verdict: Verdict
     outcome: Outcome
-
-    @property
-    def kept(self) -> nn.Module:
-        """The network the device runs from now on."""
-        return self.fleet if self.verdict.accepted else self.own
 
 
 def save_weights(model: nn.Module) -> bytes:
@@ -168,6 +161,15 @@ def scores_to_vote(campaign: Campaign, scores_C: FloatArray) -> Vote:
     return Vote(grade_layout(layout, scores_C), np.asarray(options, dtype=np.int64))
 
 
+def fit_split(own: Samples, options: WorkOptions) -> Samples:
+    """What everything is fitted on: all images where there are few (the gate cross-fits), else all but the gate's."""
+    return own if len(own) < CROSS_FIT_BELOW else own[_fit_and_gate(own, options)[0]]
+
+
+def _fit_and_gate(own: Samples, options: WorkOptions) -> tuple[torch.Tensor, torch.Tensor]:
+    return stratified_halves(own.labels, torch.Generator().manual_seed(options.seed), ratio=0.75)
+
+
 def prepare_vote(campaign: Campaign, base: bytes, own: Samples, options: WorkOptions) -> Vote:
     """Fine-tune the dense copy on private data, score it, vote for every level.
 
@@ -175,7 +177,8 @@ def prepare_vote(campaign: Campaign, base: bytes, own: Samples, options: WorkOpt
         InputError: The data cannot be learned from.
     """
     check_trainable(own, "private data")
-    return scores_to_vote(campaign, vote_scores(campaign, dense_copy(campaign, base, own, options), own))
+    fit = fit_split(own, options)
+    return scores_to_vote(campaign, vote_scores(campaign, dense_copy(campaign, base, fit, options), fit))
 
 
 def own_choice(campaign: Campaign, base: bytes, budget: int, samples: Samples, options: WorkOptions) -> nn.Module:
@@ -198,34 +201,35 @@ def personalise(
     """
     check_trainable(own, "private data")
     shipped = load_slim(campaign, decision, slim_base)
+    # A fleet may narrow a group further than a device's own ranking would.
+    budget = max(decision.cost, campaign.cost_table.cost(narrowest_widths(campaign.layout)))
 
     def fleet_net(samples: Samples) -> nn.Module:
         return train(copy.deepcopy(shipped), samples, options.fine_tuning, options.seed)
 
     def own_net(samples: Samples) -> nn.Module:
-        return own_choice(campaign, base, decision.cost, samples, options)
+        return own_choice(campaign, base, budget, samples, options)
 
-    fleet, mine, verdict = _judge(fleet_net, own_net, own, options)
-    dense = load_base(campaign, base)
-    ratio = latency_ratio(fleet if verdict.accepted else mine, dense, own.images[:1])
-    outcome = Outcome(True, verdict.accepted, verdict.accuracy_gain, ratio)
-    return Personalised(fleet, mine, verdict, outcome)
+    kept, verdict = _judge(fleet_net, own_net, own, options)
+    ratio = latency_ratio(kept, load_base(campaign, base), own.images[:1])
+    return Personalised(kept, verdict, Outcome(True, verdict.accepted, verdict.accuracy_gain, ratio))
 
 
 Fit = Callable[[Samples], nn.Module]
 
 
-def _judge(fleet_net: Fit, own_net: Fit, own: Samples, options: WorkOptions) -> tuple[nn.Module, nn.Module, Verdict]:
-    """Both networks, and the gate's verdict on images neither saw while it was judged."""
-    generator = torch.Generator().manual_seed(options.seed)
+def _judge(fleet_net: Fit, own_net: Fit, own: Samples, options: WorkOptions) -> tuple[nn.Module, Verdict]:
+    """The network to keep, and the gate's verdict on images that neither candidate saw while it was judged."""
     if len(own) < CROSS_FIT_BELOW:
+        generator = torch.Generator().manual_seed(options.seed)
         first, second = (own[index] for index in stratified_halves(own.labels, generator))
         results = [_paired(fleet_net(fit), own_net(fit), test) for fit, test in ((first, second), (second, first))]
-        paired = np.concatenate(results, axis=1)
-        return fleet_net(own), own_net(own), _verdict(paired, options)
-    fit_index, gate_index = stratified_halves(own.labels, generator, ratio=0.75)
+        verdict = _verdict(np.concatenate(results, axis=1), options)
+        return (fleet_net if verdict.accepted else own_net)(own), verdict
+    fit_index, gate_index = _fit_and_gate(own, options)
     fleet, mine = fleet_net(own[fit_index]), own_net(own[fit_index])
-    return fleet, mine, _verdict(_paired(fleet, mine, own[gate_index]), options)
+    verdict = _verdict(_paired(fleet, mine, own[gate_index]), options)
+    return (fleet if verdict.accepted else mine), verdict
 
 
 def _verdict(paired_4N: FloatArray, options: WorkOptions) -> Verdict:

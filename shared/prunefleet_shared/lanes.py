@@ -1,9 +1,8 @@
 """The lane table: every integer a device may contribute, with its range, and how the vector is packed.
 
 A contribution is one vector of small non-negative integers. A :class:`LaneBlock` names a run of them, clips them and
-sizes them so that the sum over the largest cohort cannot overflow. Plain contributions are packed at ``value_bits``;
-a masked one (the secure sum) at ``sum_bits``. Bits are little-endian within the vector: lane 0 fills the lowest bits of
-byte 0. Padding bits are zero.
+says what an honest run looks like. Plain contributions are packed at ``value_bits``, little-endian within the vector:
+lane 0 fills the lowest bits of byte 0. Padding bits are zero.
 """
 
 from __future__ import annotations
@@ -49,10 +48,6 @@ class LaneBlock:
     def value_bits(self) -> int:
         """Bits of one device's value."""
         return self.clip.bit_length()
-
-    def sum_bits(self, cohort: int) -> int:
-        """Bits of the sum over at most ``cohort`` devices."""
-        return (self.clip * cohort).bit_length()
 
 
 @dataclass(frozen=True, slots=True)

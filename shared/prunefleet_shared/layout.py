@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from prunefleet_shared.documents import canonical_bytes
 from prunefleet_shared.errors import LayoutError
 
+MAX_LEVELS = 8
+"""Levels of a schedule, at most: one vote carries a width vote for each."""
 NUM_WIDTH_OPTIONS = 8
 """Widths a device can vote for in each group: eighths of the group, so that a vote costs one of 8 lanes."""
 

@@ -60,24 +60,3 @@ def keep_mask(order_C: npt.ArrayLike, width: int) -> BoolArray:
     mask = np.zeros(len(order), dtype=np.bool_)
     mask[order[:width]] = True
     return mask
-
-
-def pack_mask(mask_C: npt.ArrayLike) -> bytes:
-    """Bits of a keep-mask, channel 0 in the most significant bit of byte 0, padding bits zero."""
-    return np.packbits(np.asarray(mask_C, dtype=np.bool_)).tobytes()
-
-
-def unpack_mask(packed: bytes, num_channels: int) -> BoolArray:
-    """The inverse of :func:`pack_mask`.
-
-    Raises:
-        ValueError: Wrong length or a padding bit set (the sender's fault).
-    """
-    if len(packed) != (num_channels + 7) // 8:
-        msg = f"{num_channels} channels take {(num_channels + 7) // 8} bytes, got {len(packed)}"
-        raise ValueError(msg)
-    bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8)).astype(np.bool_)
-    if bits[num_channels:].any():
-        msg = "padding bits must be zero"
-        raise ValueError(msg)
-    return bits[:num_channels]

@@ -23,6 +23,7 @@ from prunefleet_shared._generated.prunefleet.v1 import fleet_pb2
 from prunefleet_shared._generated.prunefleet.v1 import messages_pb2 as pb
 from prunefleet_shared.documents import MAX_DOCUMENT_BYTES, SignedDocument
 from prunefleet_shared.errors import LocalProtocolError, Rejection, RejectReason, RemoteProtocolError, reject
+from prunefleet_shared.layout import MAX_LEVELS
 from prunefleet_shared.messages import Down, Peer, Service, Up
 from prunefleet_shared.wire_limits import CHUNK_BYTES, closed, hex_of, malformed, raw_of, sized
 from prunefleet_shared.wire_methods import METHODS, Method, method_at, method_of
@@ -314,7 +315,7 @@ def _invitation_from_wire(wire: pb.Invitation) -> m.Invitation:
     return m.Invitation(
         hex_of(wire.session_id, limits.ID_BYTES, "session_id"),
         closed(m.SessionKind, wire.kind, "kind"),
-        limits.bounded(wire.level, range(limits.MAX_LEVELS), "level"),
+        limits.bounded(wire.level, range(MAX_LEVELS), "level"),
         limits.bounded(wire.attempt, range(1, limits.MAX_ATTEMPT + 1), "attempt"),
         wire.remaining_ms,
         _document_in(wire, "decision") if wire.HasField("decision") else None,

@@ -16,8 +16,8 @@ from prunefleet_shared.errors import LocalProtocolError, RejectReason, RemotePro
 CHUNK_BYTES = 256 * 1024
 """One piece of a model. A sixteenth of gRPC's default limit of 4 MiB: a slow line loses little when it breaks."""
 
-MAX_MODEL_BYTES = 1024**3
-"""Ten times ResNet-50 in float32."""
+MAX_MODEL_BYTES = 512 * 1024**2
+"""Five times ResNet-50 in float32."""
 
 MAX_CONTRIBUTION_BYTES = 1024**2
 """A masked vector of 30,000 lanes of 16 bits takes 60 kB."""
@@ -45,7 +45,6 @@ SIGNATURE_BYTES = range(8, 73)
 PUBLIC_KEY_BYTES = range(91, 92)
 """A P-256 key as DER SubjectPublicKeyInfo."""
 
-MAX_LEVELS = 8
 MAX_ATTEMPT = 1000
 _DEVICE_CLASS = re.compile(r"[a-z0-9-]{1,32}")
 _REMEDY = "speak protocol prunefleet.v1"

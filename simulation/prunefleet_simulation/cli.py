@@ -24,17 +24,13 @@ def simulate(  # noqa: PLR0913 - one argument per option
     seeds: Annotated[str | None, typer.Option(help="Repetitions, one per seed: 1,2,3 (default).")] = None,
     preset: Annotated[str | None, typer.Option(help="digits (default), or images for data of your own.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where runs are written (default runs).")] = None,
-    data: Annotated[
-        str | None, typer.Option(help="npz:PATH: x_train, y_train, x_test, y_test; uint8 NHWC.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="npz:PATH: x_train, y_train, x_test, y_test; uint8 NHWC.")] = None,
     public: Annotated[str | None, typer.Option(help="npz:PATH with x_train, y_train: the trainer's data.")] = None,
     base: Annotated[Path | None, typer.Option(help="Base weights, a safetensors file.")] = None,
     model: Annotated[str | None, typer.Option(help="resnet8 or resnet20.")] = None,
     partition: Annotated[str | None, typer.Option(help="classes (default), classes:K or dirichlet:ALPHA.")] = None,
     images_per_device: Annotated[int | None, typer.Option(help="Images a device learns from, at most.")] = None,
-    budget: Annotated[
-        str | None, typer.Option(help="Levels are fractions of macs (default) or parameters.")
-    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Levels are fractions of macs (default) or parameters.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes, one torch thread each (default 2).")] = None,
     votes: Annotated[str | None, typer.Option(help="taylor (default), or public_l1: a control without data.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same keys; options win.")] = None,
@@ -42,24 +38,12 @@ def simulate(  # noqa: PLR0913 - one argument per option
     quiet: Annotated[bool, typer.Option(help="No progress display.")] = False,
 ) -> None:
     """Run a coordinator, a trainer and devices over loopback gRPC with mutual TLS, and write a report."""
+    options = dict(locals())  # every option under its own name, which is a setting's
+    for name in ("config", "as_json", "quiet"):
+        del options[name]
+    options |= {"levels": _numbers("levels", levels), "seeds": _numbers("seeds", seeds)}
     from prunefleet_simulation.settings import load_settings
 
-    options = {
-        "devices": devices,
-        "levels": _numbers("levels", levels),
-        "seeds": _numbers("seeds", seeds),
-        "preset": preset,
-        "out": out,
-        "data": data,
-        "public": public,
-        "base": base,
-        "model": model,
-        "partition": partition,
-        "images_per_device": images_per_device,
-        "budget": budget,
-        "workers": workers,
-        "votes": votes,
-    }
     settings = load_settings(config, options)
     from prunefleet_simulation.progress import open_progress
     from prunefleet_simulation.simulate import simulate as run  # torch is imported from here on
@@ -67,12 +51,15 @@ def simulate(  # noqa: PLR0913 - one argument per option
     console = Console(stderr=True)
     with open_progress(console, quiet=quiet) as progress:
         page = run(settings, progress, shlex.join(["prunefleet", *sys.argv[1:]]))
+    _tell(page, as_json=as_json)
+
+
+def _tell(page: Path, *, as_json: bool) -> None:
     report = page.with_name("report.json")
-    if as_json:
-        sys.stdout.write(report.read_text(encoding="utf-8"))
-        return
-    verdict = json.loads(report.read_text(encoding="utf-8"))["verdict"]
-    sys.stdout.write(f"{verdict['sentence']}\n{verdict['comparison']}\nReport: {page}\nData:   {report}\n")
+    text = report.read_text(encoding="utf-8")
+    verdict = json.loads(text)["verdict"]
+    words = f"{verdict['sentence']}\n{verdict['comparison']}\nReport: {page}\nData:   {report}\n"
+    sys.stdout.write(text if as_json else words)
 
 
 def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from prunefleet_edge.data import ImageArray, LabelArray, PrivateData, Samples, check_images
 from prunefleet_edge.models import ModelSpec, parse_spec
@@ -98,7 +99,7 @@ def make_fleet_data(settings: Settings, seed: int) -> FleetData:
 
 def _load(data: str | None) -> tuple[Pool, Pool | None, str]:
     if data is None:
-        return _digits(), None, "Images: scikit-learn's handwritten digits, 8x8 scaled to 16x16, one camera per device."
+        return _digits(), None, "Images: scikit-learn's handwritten digits, 8x8 scaled to 12x12, one camera per device."
     path = npz_path(data, "data")
     train, test = load_npz(path)
     return train, test, f"Images: {path.name}."
@@ -109,8 +110,9 @@ def _digits() -> Pool:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = np.kron(digits.images, np.ones((1, 2, 2)))  # each pixel four times; the cameras blur it
-    return Pool(np.asarray(np.rint(images[..., None] * (255 / 16)), np.uint8), digits.target.astype(np.int64))
+    images = ndimage.zoom(digits.images / 16, (1, 1.5, 1.5), order=1)
+    pixels = np.asarray(np.rint(np.clip(images, 0, 1)[..., None] * 255), dtype=np.uint8)
+    return Pool(pixels, digits.target.astype(np.int64))
 
 
 def npz_path(text: str, what: str) -> Path:

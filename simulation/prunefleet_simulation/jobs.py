@@ -41,11 +41,17 @@ class ArmResult:
 
 @dataclass(frozen=True, slots=True)
 class PersonalResult:
-    """A decision tried on one device: what may leave, and what a simulation sees besides."""
+    """A decision tried on one device: what may leave, and what a simulation sees besides.
+
+    Attributes:
+        outcome: What may leave, as a sum.
+        fleet: The network the device kept, whichever it was.
+        local: The device's own choice; measured at the last level only, where arms are compared.
+    """
 
     outcome: Outcome
     fleet: ArmResult
-    local: ArmResult
+    local: ArmResult | None
 
 
 def start_worker() -> None:
@@ -78,7 +84,7 @@ def vote_job(
         vote = work.prepare_vote(campaign, base, data.own, options)
     else:
         vote = work.scores_to_vote(campaign, public_scores_C)
-    dense = work.dense_copy(campaign, base, data.own, options)
+    dense = work.dense_copy(campaign, base, work.fit_split(data.own, options), options)
     return vote, ArmResult(accuracy(dense, data.report), ArmCost(1.0, 1.0, 1.0))
 
 
@@ -93,8 +99,11 @@ def personal_job(
     """A device's work on a decision, and the arms ``fleet`` (after the gate) and ``local`` on its report split."""
     data = _private(campaign, pools)
     result = work.personalise(campaign, decision, base, slim_base, data.own, options)
-    fleet, local = (_arm(campaign, base, model, data) for model in (result.kept, result.own))
-    return PersonalResult(result.outcome, fleet, local)
+    fleet = _arm(campaign, base, result.kept, data, result.outcome.latency_ratio)
+    if decision.level < len(campaign.levels) - 1:
+        return PersonalResult(result.outcome, fleet, None)
+    own = work.own_choice(campaign, base, decision.cost, work.fit_split(data.own, options), options)
+    return PersonalResult(result.outcome, fleet, _arm(campaign, base, own, data))
 
 
 def slim_base_job(
@@ -112,21 +121,24 @@ def agnostic_job(
     data = _private(campaign, pools)
     masks = agnostic_masks(files, campaign.cost_table, budget)
     shipped = work.load_masked(campaign, masks, slim_base)
-    tuned = train(copy.deepcopy(shipped), data.own, options.fine_tuning, options.seed)
-    return _arm(campaign, files.weights, shipped, data), _arm(campaign, files.weights, tuned, data)
+    tuned = train(copy.deepcopy(shipped), work.fit_split(data.own, options), options.fine_tuning, options.seed)
+    agnostic = _arm(campaign, files.weights, shipped, data)
+    return agnostic, _arm(campaign, files.weights, tuned, data, agnostic.cost.latency_ratio)
 
 
 def _private(campaign: Campaign, pools: DevicePools) -> PrivateData:
     return pools.private(parse_spec(campaign.model).num_classes)
 
 
-def _arm(campaign: Campaign, base: bytes, model: nn.Module, data: PrivateData) -> ArmResult:
+def _arm(
+    campaign: Campaign, base: bytes, model: nn.Module, data: PrivateData, known_latency_ratio: float | None = None
+) -> ArmResult:
     dense = work.load_base(campaign, base)
     example = example_input(parse_spec(campaign.model))
     macs = count_macs(model, example) / count_macs(dense, example)
     params = _num_parameters(model) / _num_parameters(dense)
-    cost = ArmCost(macs, params, latency_ratio(model, dense, example[:1]))
-    return ArmResult(accuracy(model, data.report), cost)
+    latency = latency_ratio(model, dense, example[:1]) if known_latency_ratio is None else known_latency_ratio
+    return ArmResult(accuracy(model, data.report), ArmCost(macs, params, latency))
 
 
 def _num_parameters(model: nn.Module) -> int:

@@ -21,8 +21,8 @@ def parse_partition(text: str) -> Partition:
         ConfigError: None of these, or a number out of range.
     """
     classes = re.fullmatch(r"classes(?::(\d+))?", text)
-    if classes and int(classes[1] or 4) >= 2:
-        per_device = int(classes[1] or 4)
+    if classes and int(classes[1] or 5) >= 2:
+        per_device = int(classes[1] or 5)
         return lambda labels, num_devices, rng: by_classes(labels, num_devices, per_device, rng)
     dirichlet = re.fullmatch(r"dirichlet:(\d*\.?\d+)", text)
     if dirichlet and float(dirichlet[1]) > 0:

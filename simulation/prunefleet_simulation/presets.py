@@ -41,13 +41,13 @@ class Preset:
 DIGITS = Preset(
     name="digits",
     model="resnet8",
-    base=Recipe(epochs=20, learning_rate=0.1, batch_size=64, shift_pixels=1),
-    public=Recipe(epochs=15, learning_rate=0.05, batch_size=64, shift_pixels=1),
-    local=Recipe(epochs=20, learning_rate=0.03, batch_size=20, held_out_ratio=0.2, shift_pixels=1),
+    base=Recipe(epochs=16, learning_rate=0.1, batch_size=64, shift_pixels=1),
+    public=Recipe(epochs=12, learning_rate=0.05, batch_size=64, shift_pixels=1),
+    local=Recipe(epochs=20, learning_rate=0.03, batch_size=20, held_out_ratio=0.2, shift_pixels=1, min_steps=40),
     public_ratio=1 / 3,
     images_per_device=40,
     report_images=1000,
-    cameras=CameraRange(rotation_deg=25, blur_pixels=0.9, contrast_loss=0.5, noise=0.17),
+    cameras=CameraRange(rotation_deg=15, blur_pixels=0.7, contrast_loss=0.4, noise=0.12),
 )
 
 IMAGES = Preset(

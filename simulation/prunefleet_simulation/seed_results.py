@@ -59,7 +59,7 @@ def gather_results(
 
 def _arms(device: SimulatedDevice, agnostic: tuple[ArmResult, ArmResult], num_levels: int) -> dict[str, ArmResult]:
     last = device.levels.get(num_levels - 1)
-    if device.dense is None or last is None:
+    if device.dense is None or last is None or last.local is None:
         msg = "a device ended its campaign without having voted and tried the last decision"
         raise LocalProtocolError(msg)
     return {

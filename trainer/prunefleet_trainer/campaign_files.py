@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from torch import nn
 
 from prunefleet_edge.models import ModelSpec, example_input
-from prunefleet_edge.pruning import check_slimming, keep_masks, rank_widths
+from prunefleet_edge.pruning import check_slimming, keep_masks, narrowest_widths, rank_widths
 from prunefleet_edge.saliency import l1_saliency
 from prunefleet_edge.tracing import cost_table, trace
 from prunefleet_edge.work import save_weights
 from prunefleet_shared.campaign import Campaign, CohortPolicy, Level
 from prunefleet_shared.documents import digest
 from prunefleet_shared.errors import ConfigError
-from prunefleet_shared.layout import CostTable, Layout
+from prunefleet_shared.layout import MAX_LEVELS, CostTable, Layout
 from prunefleet_shared.masks import BoolArray, FloatArray, descending_order
 from prunefleet_shared.private_sum import PLAIN
-
-MAX_LEVELS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +107,11 @@ def make_campaign(
         raise ConfigError(msg)
     table = files.table(budget_unit)
     dense = table.cost(files.layout.dense_widths)
+    smallest = table.cost(narrowest_widths(files.layout))
+    if dense * levels_permille[-1] // 1000 < smallest:
+        wanted = f"{levels_permille[-1]} / 1000 of {dense} {table.unit}"
+        msg = f"levels: {wanted} cannot be met: the smallest widths cost {smallest}"
+        raise ConfigError(msg)
     return Campaign(
         campaign_id=campaign_id,
         device_class=device_class,

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from prunefleet_shared.campaign import Campaign, Decision, SlimBase
 from prunefleet_shared.documents import digest, open_document, sign_document
-from prunefleet_shared.errors import LocalProtocolError
+from prunefleet_shared.errors import LocalProtocolError, RejectReason, reject
 from prunefleet_shared.messages import (
     AwaitDecision,
     CampaignEnded,
@@ -74,6 +74,8 @@ class TrainerRunner:
                     await self._sleep(after_ms / 1000)
                 case DecisionOffer(signed):
                     decision = open_document(signed, "decision", Decision, self._campaign_key)
+                    if decision.campaign_id != self._campaign.campaign_id:
+                        raise reject(RejectReason.WRONG_CAMPAIGN, expected=self._campaign.campaign_id)
                     await self._publish(decision, await self._retrain(decision))
                 case answer:
                     msg = f"AwaitDecision was answered by a {type(answer).__name__}"

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_SPEC = re.compile(r"(?P<name>[a-z0-9_]{1,32})/(?P<c>\d{1,3})x(?P<h>\d{1,4})x(?P<w>\d{1,4})/(?P<classes>\d{1,5})")
+_SPEC = re.compile(
+    r"(?P<name>[a-z0-9_]{1,32})/(?P<c>[1-9]\d{0,2})x(?P<h>[1-9]\d{0,3})x(?P<w>[1-9]\d{0,3})/(?P<classes>[1-9]\d{0,4})",
+    re.ASCII,
+)
 ARCHITECTURES = ("resnet8", "resnet20")
 
 

@@ -1,0 +1,48 @@
+# The project's commands. Everything runs in its own virtual environment, .venv.
+#   make demo PIP_ARGS='...'   passes options to pip, for example an index of CPU builds of torch
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+EXTRAS := edge,coordinator,simulation,flower,export,dev
+PIP_ARGS ?=
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: help setup demo test lint format protos clean
+
+help:               ## what there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed-dev
+
+$(VENV)/.installed-demo: $(SOURCES)
+	@$(PYTHON) tools/check_machine.py $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[edge,coordinator,simulation]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-demo
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(VENV)/.installed-demo   ## a fleet round on real handwriting, about three minutes; prints where the report is
+	$(BIN)/prunefleet simulate
+
+test: $(VENV)/.installed-dev    ## every test that needs pip only
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.installed-dev    ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/generate_protos.py --check
+
+format: $(VENV)/.installed-dev  ## put sources into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(VENV)/.installed-dev  ## regenerate what protoc makes
+	$(BIN)/python tools/generate_protos.py
+
+clean:              ## remove the environment and caches (never runs/)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

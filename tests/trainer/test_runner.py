@@ -1,0 +1,178 @@
+"""The trainer waits, works, signs and publishes; what it does not trust it does not work on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+
+from prunefleet_shared.campaign import Decision, SlimBase
+from prunefleet_shared.documents import digest, open_document, sign_document
+from prunefleet_shared.errors import CarrierError, LocalProtocolError, RejectReason, RemoteProtocolError, reject
+from prunefleet_shared.messages import (
+    AwaitDecision,
+    Awaited,
+    CampaignEnded,
+    ComeBack,
+    ContributionCounted,
+    DecisionOffer,
+    PublishSlimBase,
+    Stored,
+    UploadModel,
+)
+from prunefleet_shared.testing import (
+    COORDINATOR_KEY,
+    COORDINATOR_PUBLIC,
+    TRAINER_KEY,
+    TRAINER_PUBLIC,
+    Answer,
+    ScriptedLink,
+    SimClock,
+    run_simulated,
+    tiny_campaign,
+    tiny_decision,
+)
+from prunefleet_shared.wire_limits import CHUNK_BYTES
+from prunefleet_trainer.runner import TrainerRunner
+
+CAMPAIGN = tiny_campaign()
+DECISION = tiny_decision(CAMPAIGN)
+OFFER = DecisionOffer(sign_document("decision", DECISION, COORDINATOR_KEY))
+ASK = AwaitDecision(CAMPAIGN.campaign_id)
+DONE, STORED = CampaignEnded(completed=True), Stored()
+
+
+class Trainer:
+    """A runner over a script; ``retrain`` gives ``model`` and remembers what for."""
+
+    def __init__(self, script: Iterable[Answer], model: bytes = b"slim") -> None:
+        self.link = ScriptedLink(script)
+        self.clock = SimClock()
+        self.asked: list[Decision] = []
+        self._model = model
+
+    async def _retrain(self, decision: Decision) -> bytes:
+        self.asked.append(decision)
+        return self._model
+
+    def run(self) -> bool:
+        runner = TrainerRunner(
+            self.link,
+            CAMPAIGN,
+            campaign_key=COORDINATOR_PUBLIC,
+            signing_key=TRAINER_KEY,
+            retrain=self._retrain,
+            sleep=self.clock.sleep,
+        )
+        return run_simulated(runner.run(), self.clock)
+
+    @property
+    def uploads(self) -> list[UploadModel]:
+        return [message for message in self.link.sent if isinstance(message, UploadModel)]
+
+    @property
+    def published(self) -> list[SlimBase]:
+        documents = [message.slim_base for message in self.link.sent if isinstance(message, PublishSlimBase)]
+        return [open_document(signed, "slim_base", SlimBase, TRAINER_PUBLIC) for signed in documents]
+
+
+def test_waits_as_long_as_it_is_told_then_works_and_asks_again() -> None:
+    waits = [ComeBack(1500, Awaited.DEVICES), ComeBack(2500, Awaited.DEVICES)]
+    trainer = Trainer([*waits, OFFER, STORED, STORED, ComeBack(1000, Awaited.DEVICES), DONE])
+    assert trainer.run() is True
+    assert trainer.clock() == pytest.approx(5.0)
+    assert trainer.asked == [DECISION]
+    kinds = [type(message) for message in trainer.link.sent]
+    assert kinds == [AwaitDecision] * 3 + [UploadModel, PublishSlimBase] + [AwaitDecision] * 2
+    assert {message for message in trainer.link.sent if isinstance(message, AwaitDecision)} == {ASK}
+
+
+@pytest.mark.parametrize("completed", [True, False])
+def test_ends_with_the_campaign_and_says_how(completed: bool) -> None:
+    trainer = Trainer([CampaignEnded(completed)])
+    assert trainer.run() is completed
+    assert trainer.asked == []
+
+
+@pytest.mark.parametrize("num_bytes", [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 7])
+def test_pieces_cover_the_model_in_order_under_its_digest(num_bytes: int) -> None:
+    model = bytes(index % 251 for index in range(num_bytes))
+    pieces = -(-num_bytes // CHUNK_BYTES)
+    trainer = Trainer([OFFER, *[STORED] * (pieces + 1), DONE], model)
+    trainer.run()
+    assert len(trainer.uploads) == pieces
+    received = b""
+    for upload in trainer.uploads:
+        assert upload.offset == len(received)
+        assert 1 <= len(upload.chunk) <= CHUNK_BYTES
+        assert (upload.digest, upload.total_bytes) == (digest(model), num_bytes)
+        received += upload.chunk
+    assert received == model
+    assert isinstance(trainer.link.sent[pieces + 1], PublishSlimBase), "the document comes when the bytes are there"
+
+
+def test_the_document_names_the_decision_and_the_model_and_is_signed() -> None:
+    trainer = Trainer([OFFER, STORED, STORED, DONE], b"a slim base")
+    trainer.run()
+    expected = SlimBase(CAMPAIGN.campaign_id, DECISION.level, DECISION.fingerprint, digest(b"a slim base"), 11)
+    assert trainer.published == [expected]
+
+
+def test_every_level_gets_its_own_slim_base() -> None:
+    second = tiny_decision(CAMPAIGN, level=1)
+    offers = [OFFER, STORED, STORED, DecisionOffer(sign_document("decision", second, COORDINATOR_KEY)), STORED, STORED]
+    trainer = Trainer([*offers, DONE])
+    trainer.run()
+    assert trainer.asked == [DECISION, second]
+    assert [slim_base.level for slim_base in trainer.published] == [0, 1]
+    assert [slim_base.decision_fingerprint for slim_base in trainer.published] == [d.fingerprint for d in trainer.asked]
+
+
+GOOD = OFFER.decision
+
+
+@pytest.mark.parametrize(
+    "signed",
+    [
+        sign_document("decision", DECISION, TRAINER_KEY),
+        sign_document("slim_base", DECISION, COORDINATOR_KEY),
+        replace(GOOD, signature=GOOD.signature[:-1] + bytes([GOOD.signature[-1] ^ 1])),
+        replace(GOOD, payload=GOOD.payload.replace(b'"level":0', b'"level":1')),
+        replace(GOOD, signature=b""),
+    ],
+    ids=["another key", "another kind", "another signature", "another level", "none"],
+)
+def test_a_decision_that_does_not_verify_is_not_worked_on(signed: object) -> None:
+    assert signed != GOOD
+    trainer = Trainer([DecisionOffer(signed)])
+    with pytest.raises(RemoteProtocolError) as caught:
+        trainer.run()
+    assert caught.value.rejection.reason is RejectReason.BAD_SIGNATURE
+    assert trainer.asked == []
+    assert trainer.link.sent == [ASK]
+
+
+def test_a_signed_document_that_is_no_decision_is_refused() -> None:
+    campaign = sign_document("decision", CAMPAIGN, COORDINATOR_KEY)
+    trainer = Trainer([DecisionOffer(campaign)])
+    with pytest.raises(RemoteProtocolError) as caught:
+        trainer.run()
+    assert caught.value.rejection.reason is RejectReason.MALFORMED
+    assert trainer.asked == []
+
+
+def test_an_answer_out_of_place_is_refused() -> None:
+    trainer = Trainer([ContributionCounted("ab" * 16)])
+    with pytest.raises(LocalProtocolError, match="AwaitDecision was answered by a ContributionCounted"):
+        trainer.run()
+
+
+@pytest.mark.parametrize("error", [reject(RejectReason.WRONG_DECISION), CarrierError("gone", retryable=True)])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_errors_of_the_line_reach_the_caller_and_nothing_more_is_sent(error: Exception, at: int) -> None:
+    trainer = Trainer([*[OFFER, STORED, STORED][:at], error])
+    with pytest.raises(type(error)) as caught:
+        trainer.run()
+    assert caught.value is error
+    assert len(trainer.link.sent) == at + 1
