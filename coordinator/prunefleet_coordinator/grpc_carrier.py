@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 
 from prunefleet_shared import wire
-from prunefleet_shared.errors import ConfigError, Rejection, RejectReason, RemoteProtocolError, reject
+from prunefleet_shared.errors import CarrierError, ConfigError, Rejection, RejectReason, RemoteProtocolError, reject
 from prunefleet_shared.identity import Credentials, Passport, read_passport
 from prunefleet_shared.messages import Service
 
@@ -162,6 +162,8 @@ class _Methods(grpc.GenericRpcHandler):
                 refusal = error.rejection
             except TimeoutError:
                 refusal = None
+            except CarrierError as error:  # a store that fails for now: the peer should come again
+                await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
             except Exception:  # noqa: BLE001  # whatever it was, the peer learns nothing and the server lives on
                 return await _fail(context, method)
             return await _refuse(context, refusal)

@@ -128,9 +128,9 @@ class PlainProgress(_NoTerminal):
 
     def _line(self, event: ProgressEvent) -> str:
         if isinstance(event, PhaseChanged):
-            return f"seed {self._view.seed}: {phase_words(event)}, step {event.steps_done} of {event.steps_total}"
+            return f"{self._view.where}{phase_words(event)}, step {event.steps_done} of {event.steps_total}"
         if isinstance(event, Awaited):
-            return f"seed {self._view.seed}: {awaited_words(event.names)}" if event.names else ""
+            return f"{self._view.where}{awaited_words(event.names)}" if event.names else ""
         return self._view.events[-1] if self._view.is_logged(event) else ""
 
 
@@ -220,7 +220,12 @@ def _seed_panel(view: RunView) -> RenderableType:
         parts += [_device_row(view), _state_counts(view)]
     if view.awaited:
         parts.append(Text(awaited_words(view.awaited), style="yellow"))
-    return Panel(Group(*parts), title=f"seed {view.seed}", title_align="left", border_style="bright_black")
+    return Panel(
+        Group(*parts),
+        title=view.where.removesuffix(": ") or "preparing",
+        title_align="left",
+        border_style="bright_black",
+    )
 
 
 def _device_row(view: RunView) -> Text:

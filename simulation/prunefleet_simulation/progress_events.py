@@ -126,6 +126,11 @@ class RunView:
     accuracies: dict[int, dict[str, float]] = field(default_factory=dict)
     events: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
 
+    @property
+    def where(self) -> str:
+        """``"seed 3: "`` once a seed has begun, to put before what it does."""
+        return "" if self.seed is None else f"seed {self.seed}: "
+
     def apply(self, event: ProgressEvent, now_s: float) -> None:
         """Take one event into account; ``now_s`` is monotonic seconds."""
         match event:

@@ -138,5 +138,6 @@ def _cpu_name() -> str:
 
 
 def _title(settings: Settings) -> str:
-    levels = ", ".join(f"{level:.0%}" for level in settings.levels)
-    return f"{settings.preset}: {settings.devices} devices, {levels} of the dense {settings.budget}"
+    levels = ", ".join(f"{100 * level:g} %" for level in settings.levels)
+    unit = {"macs": "MACs"}.get(settings.budget, settings.budget)
+    return f"{settings.preset}: {settings.devices} devices, {levels} of the dense {unit}"
