@@ -226,6 +226,20 @@ def test_a_bug_says_nothing_to_the_peer_and_everything_to_the_operator(caplog):
         in_world(scenario, Buggy())
 
 
+def test_a_store_that_fails_for_now_asks_the_peer_to_come_again():
+    class Full:
+        async def handle(self, peer, message):
+            raise CarrierError("disk full", retryable=True)
+
+    async def scenario(world):
+        async with world.link() as link:
+            with pytest.raises(CarrierError, match="UNAVAILABLE") as caught:
+                await link.call(CALL)
+        assert caught.value.retryable
+
+    in_world(scenario, Full())
+
+
 def test_an_answer_that_is_none_is_a_bug_too():
     class Confused:
         async def handle(self, peer, message):
