@@ -47,7 +47,7 @@ def compare(
 ) -> Verdict:
     """Compare two networks on the same N gate images.
 
-    A loss that is not finite counts against the network that made it; if both fail, the fleet's is kept.
+    A loss that is not finite rules its network out; if both fail, the fleet's is kept.
 
     Args:
         fleet_losses_N: Cross-entropy of the fleet's network, nats.
@@ -60,6 +60,9 @@ def compare(
     own = np.nan_to_num(np.asarray(own_losses_N, dtype=np.float64), nan=1e6, posinf=1e6)
     loss_gain = float((own - fleet).mean())
     accuracy_gain = float(np.mean(np.asarray(fleet_correct_N, float) - np.asarray(own_correct_N, float)))
+    fleet_failed, own_failed = (not np.isfinite(losses).all() for losses in (fleet_losses_N, own_losses_N))
+    if fleet_failed or own_failed:
+        return Verdict(bool(own_failed), loss_gain, accuracy_gain)
     return Verdict(loss_gain >= -max(margin, _standard_error(own - fleet)), loss_gain, accuracy_gain)
 
 

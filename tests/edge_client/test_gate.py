@@ -67,3 +67,10 @@ def test_the_order_of_the_images_does_not_matter() -> None:
     assert one.accepted is other.accepted
     assert one.loss_gain == pytest.approx(other.loss_gain)
     assert one.accuracy_gain == pytest.approx(other.accuracy_gain)
+
+
+def test_a_lead_within_one_standard_error_is_luck() -> None:
+    lead = np.array([0.5, -0.3, 0.4, -0.2])  # own is better by 0.1 on average, give or take 0.2
+    assert compare(1 + lead, np.ones(4), YES, YES).accepted
+    steady = np.array([0.12, 0.08, 0.11, 0.09])  # the same 0.1, every time
+    assert not compare(1 + steady, np.ones(4), YES, YES).accepted
