@@ -65,7 +65,7 @@ def check_images(images: npt.ArrayLike, labels: npt.ArrayLike, num_classes: int,
         InputError: No samples, wrong shape or type, NaN, values or labels out of range, or lengths that differ.
     """
     pixels, classes = np.asarray(images), np.asarray(labels)
-    why = _why_unusable(pixels, classes, num_classes)
+    why = why_unusable(pixels, classes, num_classes)
     if why:
         msg = f"{what}: {why}"
         raise InputError(msg)
@@ -74,7 +74,8 @@ def check_images(images: npt.ArrayLike, labels: npt.ArrayLike, num_classes: int,
     return Samples(tensor, torch.from_numpy(classes.astype(np.int64)))
 
 
-def _why_unusable(images: npt.NDArray[np.generic], labels: npt.NDArray[np.generic], num_classes: int) -> str | None:
+def why_unusable(images: npt.NDArray[np.generic], labels: npt.NDArray[np.generic], num_classes: int) -> str | None:
+    """What is wrong with images (N, H, W, C) and their labels, in words; None when they can be used."""
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
         return f"expected images of shape (N, H, W, 1 or 3), got {images.shape}"
     if len(images) == 0:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import lzma
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from prunefleet_edge.data import ImageArray, LabelArray, PrivateData, Samples, check_images
+from prunefleet_edge.data import ImageArray, LabelArray, PrivateData, Samples, check_images, why_unusable
 from prunefleet_edge.models import ModelSpec, parse_spec
 from prunefleet_shared.errors import ConfigError, InputError
 from prunefleet_shared.masks import IntArray
@@ -18,6 +21,9 @@ from prunefleet_simulation.cameras import shift
 from prunefleet_simulation.partition import parse_partition
 from prunefleet_simulation.settings import Settings
 
+MAX_CLASSES = 10_000
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+"""What numpy and the archive modules raise on a file that is cut, damaged or no npz at all."""
 MIN_OWN_IMAGES = 8
 MIN_REPORT_IMAGES = 4
 
@@ -84,7 +90,7 @@ def make_fleet_data(settings: Settings, seed: int) -> FleetData:
     train, test, origin = _load(settings.data)
     rng = np.random.default_rng([seed, 0xF1EE7])
     public, private, notes = _split_public(settings, train, rng)
-    num_classes = int(max(train.labels.max(), public.labels.max(), test.labels.max() if test else 0)) + 1
+    num_classes = 1 + max(int(pool.labels.max()) for pool in (train, public, test) if pool)
     height, width, channels = train.images.shape[1:]
     architecture = settings.model or settings.recipe.model
     spec = parse_spec(f"{architecture}/{channels}x{height}x{width}/{num_classes}")
@@ -139,12 +145,20 @@ def load_npz(path: Path) -> tuple[Pool, Pool | None]:
         InputError: Not such a file, arrays missing, or of the wrong shape, type or range.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file:  # numpy leaves it open when the archive is damaged
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                msg = "it holds one bare array"
+                raise ValueError(msg)
             train = _pool(arrays, "train", path)
             test = _pool(arrays, "test", path) if "x_test" in arrays else None
-    except (OSError, ValueError, EOFError) as error:
+    except _DAMAGED as error:
         msg = f"{path}: not a readable npz file: {error}"
         raise InputError(msg) from None
+    if test is not None and test.images.shape[1:] != train.images.shape[1:]:
+        shapes = f"{test.images.shape[1:]}, training images {train.images.shape[1:]}"
+        msg = f"{path}: test images are of shape {shapes}; they must agree"
+        raise InputError(msg)
     return train, test
 
 
@@ -155,11 +169,11 @@ def _pool(arrays: Any, part: str, path: Path) -> Pool:
         raise InputError(msg)
     images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
     if images.dtype != np.uint8:
-        msg = f"{path}: x_{part} must be uint8 (N, H, W, C), got {images.dtype} of shape {images.shape}"
+        msg = f"{path}: {part}: expected uint8 images, got {images.dtype} of shape {images.shape}"
         raise InputError(msg)
-    check_images(images[:1], labels[:1], 100_000, f"{path}: {part}")
-    if len(images) != len(labels) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        msg = f"{path}: expected {len(images)} labels y_{part} >= 0, got {labels.dtype} of shape {labels.shape}"
+    why = why_unusable(images, labels, MAX_CLASSES)
+    if why:
+        msg = f"{path}: {part}: {why}"
         raise InputError(msg)
     return Pool(images, labels.astype(np.int64))
 
@@ -209,4 +223,7 @@ def _check_enough(devices: tuple[DevicePools, ...], settings: Settings) -> None:
                 f"{MIN_OWN_IMAGES} and {MIN_REPORT_IMAGES}; use fewer than {settings.devices} devices, another "
                 "partition, or more data"
             )
+            raise InputError(msg)
+        if len(np.unique(device.own.labels)) < 2:
+            msg = f"device {number} would have images of one class only; use another partition or fewer devices"
             raise InputError(msg)

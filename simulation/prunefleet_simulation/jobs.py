@@ -23,6 +23,7 @@ from prunefleet_edge.models import ModelSpec, example_input, parse_spec
 from prunefleet_edge.tracing import count_macs
 from prunefleet_edge.training import Recipe, accuracy, train
 from prunefleet_shared.campaign import Campaign, Decision
+from prunefleet_shared.errors import InputError
 from prunefleet_shared.masks import BoolArray, FloatArray
 from prunefleet_shared.metrics import Outcome
 from prunefleet_simulation.fleet_data import DevicePools, Pool
@@ -63,8 +64,16 @@ def start_worker() -> None:
 def base_job(spec: ModelSpec, public: Pool, recipe: Recipe, seed: int, base: Path | None) -> BaseFiles:
     """Train the base on public data, or read it, and describe it."""
     samples = public.samples(spec.num_classes, "public data")
-    model = read_base(spec, base.read_bytes(), samples) if base else train_base(spec, samples, recipe, seed)
+    model = read_base(spec, _read(base), samples) if base else train_base(spec, samples, recipe, seed)
     return describe_base(spec, model)
+
+
+def _read(base: Path) -> bytes:
+    try:
+        return base.read_bytes()
+    except OSError as error:
+        msg = f"{base}: not a readable base file: {error.strerror}"
+        raise InputError(msg) from None
 
 
 def trace_job(campaign: Campaign, base: bytes) -> str:

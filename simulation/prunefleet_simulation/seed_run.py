@@ -28,6 +28,7 @@ from prunefleet_edge.store import SqliteDeviceStore
 from prunefleet_edge.work import WorkOptions
 from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision
 from prunefleet_shared.documents import digest, public_bytes, sign_document
+from prunefleet_shared.errors import InputError
 from prunefleet_shared.identity import COORDINATOR, Authority, create_authority, create_signing_key, issue
 from prunefleet_shared.masks import BoolArray
 from prunefleet_shared.messages import Role
@@ -153,6 +154,9 @@ class _Fleet:
                 agnostic = group.create_task(self._agnostic_arms())
         except ExceptionGroup as errors:
             raise _first(errors) from errors
+        if agnostic.cancelled():
+            msg = "the campaign was given up by the coordinator: too few devices contributed in time"
+            raise InputError(msg)
         return agnostic.result(), Traffic(self._meter, proxy.up_bytes, proxy.down_bytes)
 
     async def _take_part(self, number: int, authority: Authority, port: int) -> None:

@@ -45,8 +45,11 @@ class Settings(BaseModel):
         if (self.public or self.base) and self.data is None:
             msg = "public and base belong to data of your own; give --data npz:PATH too"
             raise ValueError(msg)
-        falling = list(self.levels) == sorted(set(self.levels), reverse=True)
-        if not falling or not all(0.001 <= level <= 0.999 for level in self.levels):
+        if self.base and not self.base.is_file():
+            msg = f"base: there is no file {self.base}"
+            raise ValueError(msg)
+        in_range = all(0.001 <= level <= 0.999 for level in self.levels)  # false for NaN, too
+        if not in_range or list(self.levels_permille) != sorted(set(self.levels_permille), reverse=True):
             msg = f"levels: expected falling fractions between 0 and 1, such as 0.4,0.2, got {list(self.levels)}"
             raise ValueError(msg)
         if len(set(self.seeds)) != len(self.seeds):

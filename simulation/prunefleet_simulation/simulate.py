@@ -87,8 +87,10 @@ async def _all_seeds(
             upcoming = _start_base(settings, *plans[number + 1], workers)
         seed_folder = folder / f"seed-{seed}"
         seed_folder.mkdir()
-        result = await run_seed(SeedPlan(settings, seed, data, files, seed_folder), workers, story)
-        shutil.rmtree(seed_folder / "devices")  # private working copies have no place in a report
+        try:
+            result = await run_seed(SeedPlan(settings, seed, data, files, seed_folder), workers, story)
+        finally:  # private working copies have no place in a run's folder, whatever came of the run
+            shutil.rmtree(seed_folder / "devices", ignore_errors=True)
         results.append(result)
         means = {arm: sum(d.accuracy[arm] for d in result.devices) / len(result.devices) for arm in ARMS}
         progress.on(SeedFinished(seed, means))

@@ -56,7 +56,8 @@ def test_a_machine_that_gets_slower_does_not_change_the_ratio() -> None:
 
 
 def test_the_first_two_runs_do_not_count() -> None:
-    assert Bench().ratio([900, 900, 1, 1, 1], [1, 1, 2, 2, 2], repeats=3) == pytest.approx(0.5)
+    assert Bench().ratio([900, 800, 1], [1, 2, 2], repeats=1) == pytest.approx(0.5)
+    assert Bench().ratio([1, 1, 1], [900, 800, 2], repeats=1) == pytest.approx(0.5)
 
 
 def test_a_median_forgives_the_odd_hiccup() -> None:
