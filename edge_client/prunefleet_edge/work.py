@@ -23,7 +23,7 @@ from prunefleet_edge.gate import CROSS_FIT_BELOW, DEFAULT_MARGIN, Verdict, compa
 from prunefleet_edge.latency import latency_ratio
 from prunefleet_edge.models import build, example_input, parse_spec
 from prunefleet_edge.pruning import keep_masks, masks_by_order, narrowest_widths, per_cost, rank_widths, slim
-from prunefleet_edge.saliency import taylor_saliency
+from prunefleet_edge.saliency import l1_saliency, taylor_saliency
 from prunefleet_edge.tracing import trace
 from prunefleet_edge.training import Recipe, losses, train
 from prunefleet_shared.campaign import Campaign, Decision
@@ -143,12 +143,19 @@ def _copy_path(base: bytes, samples: Samples, options: WorkOptions) -> Path | No
 
 
 def vote_scores(campaign: Campaign, dense: nn.Module, samples: Samples) -> FloatArray:
-    """What votes: Taylor saliency of the fine-tuned dense copy, per cost; one score per channel."""
+    """What votes: Taylor saliency of the fine-tuned dense copy, per cost; one score per channel.
+
+    Where Taylor says nothing (a copy whose training went astray has no finite gradient, a perfect one none at all),
+    the L1 norm of the copy's weights takes its place.
+    """
     traced = trace(dense, example_input(parse_spec(campaign.model)))
     if traced.layout != campaign.layout:
         msg = "the network traced here has another layout than the campaign's; compare library versions"
         raise LayoutError(msg)
-    return per_cost(traced.layout, campaign.cost_table, taylor_saliency(dense, traced, samples.images, samples.labels))
+    scores = taylor_saliency(dense, traced, samples.images, samples.labels)
+    if not np.isfinite(scores).all() or not scores.any():
+        scores = np.nan_to_num(l1_saliency(dense, traced))
+    return per_cost(traced.layout, campaign.cost_table, scores)
 
 
 def scores_to_vote(campaign: Campaign, scores_C: FloatArray) -> Vote:

@@ -16,7 +16,8 @@ from prunefleet_edge.data import Samples
 from prunefleet_edge.egress import outcome_vector, vote_vector
 from prunefleet_edge.gate import Verdict
 from prunefleet_edge.models import build, example_input, parse_spec
-from prunefleet_edge.pruning import masks_by_order, rank_widths, slim
+from prunefleet_edge.pruning import masks_by_order, per_cost, rank_widths, slim
+from prunefleet_edge.saliency import l1_saliency
 from prunefleet_edge.tracing import count_macs, trace
 from prunefleet_edge.training import Recipe
 from prunefleet_edge.work import (
@@ -237,6 +238,14 @@ def test_a_broken_dense_copy_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"dense-.*not the weights"):
         prepare_vote(CAMPAIGN, BASE, samples(), options)
+
+
+def test_l1_votes_where_taylor_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = work.load_base(CAMPAIGN, BASE)
+    expected = per_cost(CAMPAIGN.layout, CAMPAIGN.cost_table, l1_saliency(dense, trace(dense, example_input(SPEC))))
+    for nothing in (0.0, np.nan):
+        monkeypatch.setattr(work, "taylor_saliency", lambda *_args, nothing=nothing: np.full(len(expected), nothing))
+        np.testing.assert_array_equal(work.vote_scores(CAMPAIGN, dense, samples()), expected)
 
 
 # --- the outcome -----------------------------------------------------------------------------------------------------
