@@ -28,7 +28,6 @@ from prunefleet_shared.masks import NUM_MASKS, FloatArray
 from prunefleet_shared.metrics import GAIN_EDGES, LATENCY_EDGES, NUM_BINS
 from prunefleet_simulation.report_model import (
     Arm,
-    ArmName,
     DecisionRecord,
     Device,
     GroupTally,
@@ -37,6 +36,7 @@ from prunefleet_simulation.report_model import (
     Seed,
     Wire,
 )
+from prunefleet_simulation.results import ArmName
 
 BLUE, ORANGE, GREY, PALE, INK = "#0072b2", "#d55e00", "#8a94a0", "#dfe4ea", "#24303c"
 CERTAINTY = LinearSegmentedColormap.from_list("certainty", ["#eef3f8", "#7fb3d5", BLUE, "#003e63"], N=15)

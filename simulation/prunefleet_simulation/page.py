@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from prunefleet_simulation import charts
 from prunefleet_simulation.report import PAIRS, build_report, report_json
-from prunefleet_simulation.report_model import ArmName, PairName, Report
-from prunefleet_simulation.results import RunResult
+from prunefleet_simulation.report_model import PairName, Report
+from prunefleet_simulation.results import ArmName, RunResult
 
 ARM_EXPLANATIONS = {
     "dense": "The unpruned base, fine-tuned on the device.",

@@ -19,7 +19,6 @@ from prunefleet_shared.masks import FloatArray
 from prunefleet_shared.metrics import NUM_BINS, OUTCOME_LANES
 from prunefleet_simulation.report_model import (
     Arm,
-    ArmName,
     Contribution,
     ContributionPart,
     DecisionRecord,
@@ -37,7 +36,7 @@ from prunefleet_simulation.report_model import (
     Verdict,
     Wire,
 )
-from prunefleet_simulation.results import LevelResult, RunResult, SeedResult
+from prunefleet_simulation.results import ARMS, ArmName, LevelResult, RunResult, SeedResult
 from prunefleet_simulation.statistics import (
     bootstrap_mean,
     channel_agreement,
@@ -47,7 +46,6 @@ from prunefleet_simulation.statistics import (
 )
 
 SCHEMA_PATH = Path(__file__).with_name("report.schema.json")
-ARM_NAMES: tuple[ArmName, ...] = ("dense", "agnostic", "agnostic_local", "local", "fleet")
 PAIRS: tuple[tuple[PairName, ArmName], ...] = (
     ("fleet_minus_local", "local"),
     ("fleet_minus_agnostic_local", "agnostic_local"),
@@ -114,7 +112,7 @@ def _arms_measured(run: RunResult) -> set[str]:
 
 def _arm_names(run: RunResult) -> list[ArmName]:
     measured = _arms_measured(run)
-    return [arm for arm in ARM_NAMES if arm in measured]
+    return [arm for arm in ARMS if arm in measured]
 
 
 def _accuracies(run: RunResult, arm: ArmName) -> list[FloatArray]:

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from prunefleet_shared.metrics import NUM_BINS
+from prunefleet_simulation.results import ArmName
 
-ArmName = Literal["dense", "agnostic", "agnostic_local", "local", "fleet"]
 PairName = Literal["fleet_minus_local", "fleet_minus_agnostic_local", "fleet_minus_agnostic", "fleet_minus_dense"]
 SessionName = Literal["vote", "outcome"]
 Effect = Literal["added", "nothing", "hurt"]

@@ -92,7 +92,9 @@ async def _all_seeds(
         finally:  # private working copies have no place in a run's folder, whatever came of the run
             shutil.rmtree(seed_folder / "devices", ignore_errors=True)
         results.append(result)
-        means = {arm: sum(d.accuracy[arm] for d in result.devices) / len(result.devices) for arm in ARMS}
+        means: dict[str, float] = {
+            arm: sum(d.accuracy[arm] for d in result.devices) / len(result.devices) for arm in ARMS
+        }
         progress.on(SeedFinished(seed, means))
         story.plan(settings.devices, len(settings.levels))
     return results, len(files.weights)
