@@ -32,6 +32,8 @@ PLAIN_NOTE = (
     "a coordinator that others run needs the secure sum."
 )
 CONTROL_NOTE = "Control: every vote was replaced by the public L1 order of the base, so the fleet knows nothing."
+BASES_AHEAD = 2
+"""Bases trained before their seed's turn: the first would leave all workers but one idle."""
 _PACKAGES = ("prunefleet", "torch", "torch-pruning", "numpy", "grpcio", "protobuf", "cryptography", "scikit-learn")
 
 
@@ -80,11 +82,11 @@ async def _all_seeds(
     results: list[SeedResult] = []
     story.plan(settings.devices, len(settings.levels))
     story.announce("training the base on public data" if settings.base is None else "reading the base")
-    upcoming = _start_base(settings, *plans[0], workers)
+    bases = [_start_base(settings, *plan, workers) for plan in plans[:BASES_AHEAD]]
     for number, (seed, data) in enumerate(plans):
-        files = await upcoming
-        if number + 1 < len(plans):  # the next base fills the cores while this seed waits for its trainer
-            upcoming = _start_base(settings, *plans[number + 1], workers)
+        files = await bases[number]
+        if len(bases) < len(plans):
+            bases.append(_start_base(settings, *plans[len(bases)], workers))
         seed_folder = folder / f"seed-{seed}"
         seed_folder.mkdir()
         try:
