@@ -32,6 +32,7 @@ from prunefleet_shared.messages import (
     ModelChunk,
 )
 from prunefleet_shared.private_sum import PLAIN
+from prunefleet_shared.wire_limits import MAX_MODEL_BYTES
 
 T = TypeVar("T")
 
@@ -55,12 +56,12 @@ class LinkLimits:
 
     Attributes:
         call_timeout_s: Longest wait for an answer; coordinators hold a call for some tens of seconds at most.
-        max_model_bytes: Largest model downloaded: 1 GiB, ten times a ResNet-50 in float32.
+        max_model_bytes: Largest model downloaded; the protocol's own limit unless set lower.
         retries: How long to keep trying an unreachable coordinator.
     """
 
     call_timeout_s: float = 120.0
-    max_model_bytes: int = 1 << 30
+    max_model_bytes: int = MAX_MODEL_BYTES
     retries: RetryPolicy = field(default_factory=RetryPolicy)
 
 

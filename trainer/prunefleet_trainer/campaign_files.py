@@ -29,7 +29,7 @@ class BaseFiles:
     """A base network as plain data.
 
     Attributes:
-        model: Its specification, such as ``resnet8/1x16x16/10``.
+        model: Its specification, such as ``resnet8/1x12x12/10``.
         weights: The bytes of its safetensors file.
         layout: Its channel groups.
         macs: Cost of any widths in multiply-accumulates per sample.
