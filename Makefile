@@ -7,10 +7,10 @@ EXTRAS := edge,coordinator,simulation,flower,export,dev
 PIP_ARGS ?=
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help setup demo test lint format protos clean
+.PHONY: help setup demo test e2e lint format protos clean
 
 help:               ## what there is
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: $(VENV)/.installed-dev
 
@@ -30,6 +30,9 @@ demo: $(VENV)/.installed-demo   ## a fleet round on real handwriting, about thre
 
 test: $(VENV)/.installed-dev    ## every test that needs pip only
 	$(BIN)/python -m pytest -q
+
+e2e: $(VENV)/.installed-demo    ## a fleet in containers, parts of it killed on the way; needs Docker, about ten minutes
+	$(BIN)/python tests/e2e/fleet.py
 
 lint: $(VENV)/.installed-dev    ## ruff and mypy --strict
 	$(BIN)/ruff check .

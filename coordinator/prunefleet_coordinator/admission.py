@@ -6,29 +6,38 @@ inside (length, ranges) belong to the lane table, and who was already counted to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from prunefleet_coordinator.session import OpenSession
-from prunefleet_coordinator.state import ClosedRound
+from prunefleet_coordinator.state import ENDINGS, ClosedRound
 from prunefleet_shared.campaign import Campaign, Decision, SlimBase
+from prunefleet_shared.documents import public_bytes
 from prunefleet_shared.errors import Rejection, RejectReason
 from prunefleet_shared.layout import MAX_LEVELS
-from prunefleet_shared.messages import (
-    CheckIn,
-    Role,
-    Up,
-)
+from prunefleet_shared.messages import CheckIn, Phase, Role, Up
 from prunefleet_shared.private_sum import PLAIN
+from prunefleet_shared.wire_limits import MAX_ATTEMPT
 from prunefleet_shared.wire_methods import method_of
 
 PRIVACY_MODES = (PLAIN,)
+MAX_COHORT = 10_000
+"""Names of a session's devices are kept in memory while it is open."""
+MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
+OVERSELECTION_PERMILLE = range(1000, 3001)
+_CAMPAIGN_ID, _DIGEST = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
+_DEVICE_CLASS = re.compile(r"[a-z0-9-]{1,32}")
 _CHECK_IN_AGAIN = "check in again and contribute to the session you are invited to"
 
 
 def why_role_rejected(role: Role, message: Up) -> Rejection | None:
     """The certificate's role must be the one this message belongs to."""
-    expected = method_of(message).role
-    return None if role is expected else Rejection(RejectReason.WRONG_ROLE, f"a {expected}", f"a {role}")
+    roles = method_of(message).roles
+    return None if role in roles else Rejection(RejectReason.WRONG_ROLE, f"a {' or '.join(sorted(roles))}", f"a {role}")
 
 
 def why_campaign_id_rejected(campaign_id: str, named_id: str) -> Rejection | None:
@@ -89,9 +98,44 @@ def why_slim_base_rejected(campaign_id: str, awaiting: Decision | None, slim_bas
     )
 
 
+def why_control_rejected(phase: Phase) -> Rejection | None:
+    """A campaign that has ended can no longer be paused, resumed or stopped."""
+    if phase not in ENDINGS:
+        return None
+    return Rejection(RejectReason.WRONG_CAMPAIGN, "a campaign that runs", f"one that is {phase.name.lower()}")
+
+
 def why_campaign_impossible(campaign: Campaign) -> str | None:
     """The first reason for which this campaign could never be carried out; None when it can."""
-    return _why_network_impossible(campaign) or _why_schedule_impossible(campaign) or _why_cohort_impossible(campaign)
+    return (
+        _why_names_impossible(campaign)
+        or _why_network_impossible(campaign)
+        or _why_schedule_impossible(campaign)
+        or _why_cohort_impossible(campaign)
+    )
+
+
+def _why_names_impossible(campaign: Campaign) -> str | None:
+    if not _CAMPAIGN_ID.fullmatch(campaign.campaign_id) or not _DIGEST.fullmatch(campaign.base_digest):
+        return "a campaign's id is 32 hex digits, its base's digest 64"
+    if not _DEVICE_CLASS.fullmatch(campaign.device_class):
+        return f"a device class is 1 to 32 of a-z 0-9 -, got {campaign.device_class[:40]!r}"
+    for name, key in (("decision_key", campaign.decision_key), ("slim_base_key", campaign.slim_base_key)):
+        if not _is_public_key(key):
+            return f"{name} must be a P-256 public key, DER in lower-case hex; got {len(key)} characters that are none"
+    if campaign.privacy_mode not in PRIVACY_MODES:
+        return f"privacy mode must be one of {', '.join(PRIVACY_MODES)}, got {campaign.privacy_mode[:40]!r}"
+    return None
+
+
+def _is_public_key(text: str) -> bool:
+    try:
+        key = serialization.load_der_public_key(bytes.fromhex(text))
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        return False
+    return public_bytes(key).hex() == text  # one key has one spelling: elsewhere it is compared as text
 
 
 def _why_schedule_impossible(campaign: Campaign) -> str | None:
@@ -99,6 +143,8 @@ def _why_schedule_impossible(campaign: Campaign) -> str | None:
     narrowest = campaign.cost_table.cost([1] * len(campaign.layout.groups))
     if not 1 <= len(budgets) <= MAX_LEVELS:
         return f"a schedule has 1 to {MAX_LEVELS} levels, this one has {len(budgets)}"
+    if any(not 1 <= level.permille <= 1000 for level in campaign.levels):
+        return f"a level keeps 1 to 1000 thousandths, got {[level.permille for level in campaign.levels]}"
     if budgets != sorted(budgets, reverse=True):
         return f"budgets must not grow from level to level, got {budgets}"
     if budgets[-1] < narrowest:
@@ -109,12 +155,16 @@ def _why_schedule_impossible(campaign: Campaign) -> str | None:
 
 def _why_cohort_impossible(campaign: Campaign) -> str | None:
     cohort = campaign.cohort
+    if not 1 <= cohort.size <= MAX_COHORT:
+        return f"a cohort has 1 to {MAX_COHORT} devices, this one {cohort.size}"
     if not 1 <= cohort.quorum <= cohort.size:
         return f"a quorum must be 1 to the cohort's size of {cohort.size}, got {cohort.quorum}"
-    if cohort.deadline_ms < 1 or cohort.max_attempts < 1:
-        return f"deadline and attempts must be at least 1, got {cohort.deadline_ms} ms and {cohort.max_attempts}"
-    if campaign.privacy_mode not in PRIVACY_MODES:
-        return f"privacy mode must be one of {', '.join(PRIVACY_MODES)}, got {campaign.privacy_mode}"
+    if not 1 <= cohort.deadline_ms <= MAX_DEADLINE_MS:
+        return f"a deadline is 1 ms to 7 days, got {cohort.deadline_ms} ms"
+    if not 1 <= cohort.max_attempts <= MAX_ATTEMPT:
+        return f"a round has 1 to {MAX_ATTEMPT} attempts, this one {cohort.max_attempts}"
+    if cohort.overselection_permille not in OVERSELECTION_PERMILLE:
+        return f"overselection is 1000 to 3000 devices for each 1000 needed, got {cohort.overselection_permille}"
     return None
 
 

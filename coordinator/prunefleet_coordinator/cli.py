@@ -5,21 +5,118 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunefleet_coordinator.replay import ReplayedDecision
-from prunefleet_coordinator.replay import replay as replay_directory
 from prunefleet_shared.errors import InputError
+from prunefleet_shared.identity_folder import default_state
+from prunefleet_shared.roles import Role
+
+if TYPE_CHECKING:
+    from prunefleet_coordinator.replay import ReplayedDecision
+    from prunefleet_coordinator.settings import ServeSettings
 
 app = typer.Typer(no_args_is_help=True, help="Coordinate a fleet, and check what was decided.")
+
+StateOption = Annotated[Path | None, typer.Option("--state", help="Folder with identity and store.")]
+TokenDirOption = Annotated[Path | None, typer.Option("--token-dir", help="Folder to claim one *.token file from.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="coordinator.toml; options win over it.")]
 
 
 @app.callback()
 def coordinator() -> None:
     """Coordinate a fleet, and check what was decided."""
-    # With a callback, typer keeps `replay` a command of its own while it is still the only one.
+
+
+@app.command("join")
+def join_fleet(
+    token: Annotated[
+        str | None,
+        typer.Argument(metavar="TOKEN", help="The join token; - reads it from stdin; $PRUNEFLEET_TOKEN else."),
+    ] = None,
+    state: StateOption = None,
+    token_dir: TokenDirOption = None,
+) -> None:
+    """Join a fleet as its coordinator, with a one-time token."""
+    from prunefleet_shared.join_command import join_command
+
+    folder = _state(state)
+    identity = join_command(Role.COORDINATOR, token, token_dir, folder)
+    until = f"{identity.valid_until:%Y-%m-%d %H:%M} UTC"
+    typer.echo(f"coordinator {identity.name}, certificate until {until}, renewed by itself; state in {folder}")
+
+
+@app.command("serve")
+def serve_fleet(  # noqa: PLR0913 - one argument per option
+    *,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    listen: Annotated[str | None, typer.Option(help="HOST:PORT; 127.0.0.1:8470 unless told.")] = None,
+    database: Annotated[str | None, typer.Option(help="SQLAlchemy URL; else SQLite in the state folder.")] = None,
+    token_dir: TokenDirOption = None,
+    allow_plain: Annotated[
+        bool | None, typer.Option("--allow-plain", help="Let other machines reach a coordinator that is not private.")
+    ] = None,
+    built_in_ca: Annotated[
+        bool | None, typer.Option("--built-in-ca", help="Quick start: be the fleet's authority, too.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="With --built-in-ca: the name at which members reach this machine.")
+    ] = None,
+    devices: Annotated[int | None, typer.Option(help="With --built-in-ca: join tokens to print for devices.")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings as TOML and exit.")] = False,
+) -> None:
+    """Invite devices, sum what they say, decide, until a signal ends it."""
+    from prunefleet_coordinator.settings import settings_toml
+
+    settings = _settings(
+        config,
+        listen=listen,
+        database=database,
+        token_dir=token_dir,
+        allow_plain=allow_plain,
+        built_in_ca=built_in_ca,
+        host=host,
+        devices=devices,
+    )
+    if print_config:
+        typer.echo(settings_toml(settings), nl=False)
+        return
+    from prunefleet_coordinator.serve import serve
+
+    serve(settings, _state(state), typer.echo)
+
+
+@app.command()
+def health(state: StateOption = None) -> None:
+    """Exit with 0 if the coordinator of this state folder answers, with 4 if not."""
+    from prunefleet_coordinator.health import is_healthy
+
+    typer.echo(f"the coordinator answers at {is_healthy(_state(state))}")
+
+
+@app.command()
+def export(
+    *,
+    campaign: Annotated[
+        str | None, typer.Argument(metavar="[CAMPAIGN_ID]", help="Its id, or how it begins; else the newest.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    state: StateOption = None,
+    config: ConfigOption = None,
+    database: Annotated[str | None, typer.Option(help="As for `coordinator serve`.")] = None,
+) -> None:
+    """Write a campaign's signed documents and sums, for `replay`, and report.json; also while the server runs."""
+    from prunefleet_coordinator.built_in_ca import is_built_in
+    from prunefleet_coordinator.export import export_campaign, find_campaign, opened
+
+    folder = _state(state)
+    url = _settings(config, database=database).database_url(folder)
+    with opened(url) as store:
+        campaign_id = find_campaign([row.campaign_id for row in store.list_campaigns()], campaign)
+        export_campaign(store, campaign_id, out, is_authority_built_in=is_built_in(folder))
+    typer.echo(f"campaign {campaign_id} is in {out}; next: prunefleet report {out}", err=True)
 
 
 @app.command()
@@ -28,6 +125,8 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print the decisions as JSON.")] = False,
 ) -> None:
     """Recompute every decision below DIR from its stored sum, and fail unless each one agrees bit for bit."""
+    from prunefleet_coordinator.replay import replay as replay_directory
+
     if not directory.is_dir():
         msg = f"{directory}: expected a folder written by a run"
         raise InputError(msg)
@@ -36,6 +135,16 @@ def replay(
         msg = f"{directory}: expected decisions (level-*/decision.json), found none"
         raise InputError(msg)
     typer.echo(_as_json(decisions) if as_json else _as_text(decisions))
+
+
+def _state(state: Path | None) -> Path:
+    return state or default_state(Role.COORDINATOR)
+
+
+def _settings(config: Path | None, **options: object) -> ServeSettings:
+    from prunefleet_coordinator.settings import load_settings
+
+    return load_settings(config, options)
 
 
 def _as_json(decisions: list[ReplayedDecision]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prunefleet_coordinator.state import ClosedRound, Snapshot
 from prunefleet_shared.campaign import Decision, SlimBase
 from prunefleet_shared.errors import Rejection
-from prunefleet_shared.messages import Awaited, CheckIn, Contribute, SessionKind
+from prunefleet_shared.messages import Awaited, CheckIn, Contribute, Control, Ending, SessionKind
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
@@ -48,14 +48,22 @@ class SlimBasePublished:
     slim_base: SlimBase
 
 
-Event = DeviceCheckedIn | ContributionReceived | TrainerAsked | SlimBasePublished
+@dataclass(frozen=True, slots=True)
+class OperatorControlled:
+    """The operator paused, resumed or stopped the campaign."""
+
+    operator_id: str
+    control: Control
+
+
+Event = DeviceCheckedIn | ContributionReceived | TrainerAsked | SlimBasePublished | OperatorControlled
 
 # --- commands: save --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class SaveSnapshot:
-    """Store the snapshot: a session was opened or given up."""
+    """Store the snapshot: a session was opened or given up, or the operator paused, resumed or stopped the campaign."""
 
     snapshot: Snapshot
 
@@ -96,11 +104,20 @@ class Invite:
 
 @dataclass(frozen=True, slots=True)
 class Defer:
-    """Tell the peer to come back."""
+    """Tell the peer to come back.
+
+    Attributes:
+        peer_id: Whom.
+        after_ms: How long to stay away.
+        awaited: What is waited for.
+        is_held: The call may be held open until something changes; not for those whose turn is over, of whom there may
+            be a whole fleet.
+    """
 
     peer_id: str
     after_ms: int
     awaited: Awaited
+    is_held: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +125,7 @@ class End:
     """Tell the peer that the campaign is over."""
 
     peer_id: str
-    completed: bool
+    ending: Ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +160,15 @@ class AcceptSlimBase:
     level: int
 
 
-Answer = Invite | Defer | End | Count | Reject | OfferDecision | AcceptSlimBase
+@dataclass(frozen=True, slots=True)
+class AcceptControl:
+    """Tell the operator that the campaign is as wished."""
+
+    peer_id: str
+    control: Control
+
+
+Answer = Invite | Defer | End | Count | Reject | OfferDecision | AcceptSlimBase | AcceptControl
 
 # --- commands: tell whoever watches ----------------------------------------------------------------------------------
 
@@ -169,8 +194,22 @@ class AnnounceAbandoned:
 class AnnounceEnd:
     """The campaign is over."""
 
-    completed: bool
+    ending: Ending
 
 
-Announcement = AnnounceDecision | AnnounceAbandoned | AnnounceEnd
+@dataclass(frozen=True, slots=True)
+class AnnouncePaused:
+    """The operator paused the campaign."""
+
+    operator_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceResumed:
+    """The operator resumed the campaign."""
+
+    operator_id: str
+
+
+Announcement = AnnounceDecision | AnnounceAbandoned | AnnounceEnd | AnnouncePaused | AnnounceResumed
 Command = Save | Answer | Announcement

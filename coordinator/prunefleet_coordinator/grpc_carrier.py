@@ -1,7 +1,8 @@
-"""The coordinator's gRPC end: mutual TLS in, one call of the service per message, refusals out. Holds no rule.
+"""The server's gRPC end: TLS in, one call of the service per message, refusals out. Holds no rule.
 
-Methods come from ``wire.METHODS``; anything else is UNIMPLEMENTED. The client certificate is read again on every call,
-because an open connection outlives it.
+Coordinator and authority both listen through it. Methods come from ``wire.METHODS``; anything else is UNIMPLEMENTED.
+The client certificate is read again on every call, and held against the deny-list, because an open connection outlives
+both.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import functools
 import ipaddress
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -22,7 +23,8 @@ import grpc.aio
 from prunefleet_shared import wire
 from prunefleet_shared.errors import CarrierError, ConfigError, Rejection, RejectReason, RemoteProtocolError, reject
 from prunefleet_shared.identity import Credentials, Passport, read_passport
-from prunefleet_shared.messages import Service
+from prunefleet_shared.messages import Peer, Role, Service
+from prunefleet_shared.wire_methods import COORDINATOR_SERVICES, ENROLMENT
 
 _log = logging.getLogger(__name__)
 _Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -32,6 +34,7 @@ ANSWER_TIMEOUT_S = 120.0
 """Longest time a call may take here, whatever deadline the peer set; long polls stay well below."""
 
 STOP_GRACE_S = 5.0
+_REVOKED_REMEDY = "ask the operator for a new join token"
 _MAX_CACHED_PASSPORTS = 4096
 _MAX_REQUEST_BYTES = max(method.max_request_bytes for method in wire.METHODS.values())
 _MAX_RESPONSE_BYTES = max(method.max_response_bytes for method in wire.METHODS.values())
@@ -68,6 +71,11 @@ STATUS_OF: Mapping[RejectReason, grpc.StatusCode] = MappingProxyType(
         RejectReason.WRONG_DECISION: _PRECONDITION,
         RejectReason.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
         RejectReason.BAD_SIGNATURE: _INVALID,
+        RejectReason.UNKNOWN_TOKEN: grpc.StatusCode.UNAUTHENTICATED,
+        RejectReason.USED_TOKEN: grpc.StatusCode.UNAUTHENTICATED,
+        RejectReason.EXPIRED_TOKEN: grpc.StatusCode.UNAUTHENTICATED,
+        RejectReason.REVOKED: grpc.StatusCode.PERMISSION_DENIED,
+        RejectReason.TOO_MANY_TRIES: grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
 """The gRPC status of every refusal; the refusal itself travels in the trailing metadata."""
@@ -91,46 +99,89 @@ class RunningServer:
 
 async def start_server(
     service: Service,
-    credentials: Credentials,
+    credentials: Credentials | Callable[[], Credentials],
     *,
     clock: Callable[[], datetime],
     host: str = "127.0.0.1",
     port: int = 0,
     allow_remote: bool = False,
+    services: Sequence[str] = COORDINATOR_SERVICES,
+    is_denied: Callable[[str], bool] = lambda _serial: False,
 ) -> RunningServer:
-    """Listen for devices and trainers with certificates of ``credentials.ca_pem``.
+    """Listen for members with certificates of the credentials' root.
 
     Args:
         service: Answers.
-        credentials: The coordinator's certificate and key.
+        credentials: The server's certificate and key; a function is asked again at every handshake, in a thread of
+            gRPC's, so that a renewed certificate takes effect without a restart.
         clock: The time (aware) at which a client certificate must be valid.
         host: Address to listen on.
         port: 0 lets the system choose.
         allow_remote: Must be true for a host that other machines can reach: in ``plain`` mode the coordinator sees each
             contribution, so a fleet that is not on this machine takes an explicit decision.
+        services: Full names of the services to serve.
+        is_denied: Whether the certificate with this serial number (lower-case hex) is on the deny-list.
 
     Raises:
         ConfigError: The host is remote without ``allow_remote``, or the port cannot be bound (the user's to mend).
     """
-    if not (allow_remote or _is_loopback(host)):
+    if not (allow_remote or is_loopback(host)):
         msg = f"host: expected an address of this machine only, got {host}; allow remote devices explicitly"
         raise ConfigError(msg)
+    read = functools.lru_cache(_MAX_CACHED_PASSPORTS)(read_passport)
+
+    def peer_of(context: _Context) -> Peer:
+        # Parsing a certificate costs more than the rest of a call; whether it still holds is never cached.
+        passport = _passport_of(context, read)
+        peer = passport.peer_at(clock())
+        if is_denied(passport.serial):
+            raise reject(RejectReason.REVOKED, got=f"{peer.role} {peer.peer_id}", remedy=_REVOKED_REMEDY)
+        return peer
+
+    return await _listen(_Methods(service, services, peer_of), _tls(credentials, asks_clients=True), host, port)
+
+
+async def start_join_server(
+    service: Service, credentials: Credentials | Callable[[], Credentials], *, host: str, port: int = 0
+) -> RunningServer:
+    """Listen for newcomers, who have no certificate yet: the ``Enrolment`` service only.
+
+    Args:
+        service: Answers; it sees the caller's address as ``peer_id``.
+        credentials: As for :func:`start_server`.
+        host: Address to listen on.
+        port: 0 lets the system choose.
+
+    Raises:
+        ConfigError: The port cannot be bound (the user's to mend).
+    """
+    return await _listen(_Methods(service, (ENROLMENT,), _newcomer), _tls(credentials, asks_clients=False), host, port)
+
+
+async def _listen(methods: _Methods, tls: grpc.ServerCredentials, host: str, port: int) -> RunningServer:
     server = grpc.aio.server(options=_OPTIONS)
-    server.add_generic_rpc_handlers([_Methods(service, clock)])
-    tls = grpc.ssl_server_credentials(
-        [(credentials.key_pem, credentials.cert_pem)], credentials.ca_pem, require_client_auth=True
-    )
+    server.add_generic_rpc_handlers([methods])
     address = f"[{host}]" if ":" in host else host
     try:
         bound_port = server.add_secure_port(f"{address}:{port}", tls)
     except RuntimeError as error:
-        msg = f"port: cannot listen on {address}:{port}; is another coordinator running?"
+        msg = f"port: cannot listen on {address}:{port}; is another server running?"
         raise ConfigError(msg) from error
     await server.start()
     return RunningServer(bound_port, server)
 
 
-def _is_loopback(host: str) -> bool:
+def _tls(credentials: Credentials | Callable[[], Credentials], *, asks_clients: bool) -> grpc.ServerCredentials:
+    def fetch() -> grpc.ServerCertificateConfiguration:
+        current = credentials() if callable(credentials) else credentials
+        root = current.ca_pem if asks_clients else None
+        return grpc.ssl_server_certificate_configuration([(current.key_pem, current.cert_pem)], root)
+
+    return grpc.dynamic_ssl_server_credentials(fetch(), fetch, require_client_authentication=asks_clients)
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine reaches."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -140,13 +191,13 @@ def _is_loopback(host: str) -> bool:
 class _Methods(grpc.GenericRpcHandler):
     """Finds a method by its path; bytes in, bytes out."""
 
-    def __init__(self, service: Service, clock: Callable[[], datetime]) -> None:
+    def __init__(self, service: Service, services: Sequence[str], peer_of: Callable[[_Context], Peer]) -> None:
         self._service = service
-        self._clock = clock
-        # Parsing a certificate costs more than the rest of a call; whether it still holds is never cached.
-        self._passport_of = functools.lru_cache(_MAX_CACHED_PASSPORTS)(read_passport)
+        self._peer_of = peer_of
         self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            path: grpc.unary_unary_rpc_method_handler(self._reply_to(path)) for path in wire.METHODS
+            path: grpc.unary_unary_rpc_method_handler(self._reply_to(path))
+            for path, method in wire.METHODS.items()
+            if method.service in services
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
@@ -156,8 +207,9 @@ class _Methods(grpc.GenericRpcHandler):
         async def reply(request: bytes, context: _Context) -> bytes:
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    peer = _passport_of(context, self._passport_of).peer_at(self._clock())
-                    return await wire.answer(self._service, peer, method, request)
+                    response = await wire.answer(self._service, self._peer_of(context), method, request)
+                    self._peer_of(context)  # a long poll may outlast a certificate, or a revocation
+                    return response
             except RemoteProtocolError as error:
                 refusal = error.rejection
             except TimeoutError:
@@ -176,6 +228,11 @@ def _passport_of(context: _Context, read: Callable[[bytes], Passport]) -> Passpo
     if len(certificates) != 1:
         raise reject(RejectReason.STRANGER, expected="one client certificate", got=f"{len(certificates)}")
     return read(certificates[0])
+
+
+def _newcomer(context: _Context) -> Peer:
+    """Who has no certificate is known by its address only (``ipv4:10.0.0.7:51034`` without the port)."""
+    return Peer(context.peer().rpartition(":")[0], Role.NEWCOMER)
 
 
 async def _refuse(context: _Context, refusal: Rejection | None) -> bytes:

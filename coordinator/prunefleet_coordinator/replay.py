@@ -1,7 +1,8 @@
 """Recomputes every decision of a run from what is stored beside it, and says exactly where one does not follow.
 
 It reads nothing but the directory given and trusts nothing in it but arithmetic: the campaign must carry a signature
-that fits itself, decisions must be signed with the campaign's key and follow, field by field, from the stored sum.
+that fits itself, decisions and slim bases must be signed with the keys that it names, and a decision must follow, field
+by field, from the stored sum.
 Whether that key is the operator's is for the reader to check: ``ReplayedDecision.public_key_digest`` names it.
 """
 
@@ -75,11 +76,11 @@ def replay(directory: Path) -> list[ReplayedDecision]:
 def _replay_level(folder: Path, directory: Path) -> ReplayedDecision:
     campaign_signed, campaign = _read_campaign(folder.parent / CAMPAIGN_FILE)
     decision_path = folder / DECISION_FILE
-    decision = _open(decision_path, "decision", Decision, campaign_signed.public_key)
+    decision = _open(decision_path, "decision", Decision, bytes.fromhex(campaign.decision_key))
     if folder.name != f"{LEVEL_FOLDER}{decision.level}":
         raise _disagrees(decision_path, "level", folder.name, f"{LEVEL_FOLDER}{decision.level}")
     _compare(decision_path, _recomputed(folder / SUM_FILE, campaign, decision.level), decision)
-    _check_slim_base(folder / SLIM_BASE_FILE, decision)
+    _check_slim_base(folder / SLIM_BASE_FILE, campaign, decision)
     _check_outcome(folder / OUTCOME_FILE)
     return ReplayedDecision(
         path=decision_path.relative_to(directory).as_posix(),
@@ -125,11 +126,10 @@ def _compare(path: Path, expected: Decision, got: Decision) -> None:
             raise _disagrees(path, field.name, wanted, found)
 
 
-def _check_slim_base(path: Path, decision: Decision) -> None:
+def _check_slim_base(path: Path, campaign: Campaign, decision: Decision) -> None:
     if not path.exists():
         return  # the trainer has not answered yet
-    # The trainer may sign with a key of its own, which the campaign does not name: only the link is checked here.
-    slim_base = _open(path, "slim_base", SlimBase, read_signed(path).public_key)
+    slim_base = _open(path, "slim_base", SlimBase, bytes.fromhex(campaign.slim_base_key))
     for name, wanted, found in (
         ("campaign_id", decision.campaign_id, slim_base.campaign_id),
         ("level", decision.level, slim_base.level),

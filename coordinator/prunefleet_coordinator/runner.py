@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import assert_never
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from prunefleet_coordinator.admission import why_role_rejected
+from prunefleet_coordinator.changes import Changes
 from prunefleet_coordinator.events import (
+    AcceptControl,
     AcceptSlimBase,
     AnnounceAbandoned,
     AnnounceDecision,
     AnnounceEnd,
+    AnnouncePaused,
+    AnnounceResumed,
     Answer,
     Command,
     ContributionReceived,
@@ -32,6 +35,7 @@ from prunefleet_coordinator.events import (
     Event,
     Invite,
     OfferDecision,
+    OperatorControlled,
     Reject,
     Save,
     SaveClosing,
@@ -42,7 +46,7 @@ from prunefleet_coordinator.events import (
 )
 from prunefleet_coordinator.models import Models
 from prunefleet_coordinator.round import CampaignRound, Progress
-from prunefleet_coordinator.store import Blobs, Store
+from prunefleet_coordinator.store import Blobs, Store, StoredCampaign
 from prunefleet_coordinator.watch import Observer, describe
 from prunefleet_shared.campaign import Campaign, SlimBase
 from prunefleet_shared.documents import SignedDocument, open_document, public_bytes, sign_document
@@ -62,6 +66,7 @@ from prunefleet_shared.messages import (
     ComeBack,
     Contribute,
     ContributionCounted,
+    ControlCampaign,
     DecisionOffer,
     Down,
     FetchModel,
@@ -83,14 +88,14 @@ class CoordinatorRunner:
     """Implements ``messages.Service`` for one campaign.
 
     Args:
-        campaign_signed: The campaign, signed with ``signing_key``.
-        signing_key: P-256 key of the campaign; decisions are signed with it.
+        campaign_signed: The campaign; that its signer is an operator, the caller has checked.
+        signing_key: The P-256 key that the campaign names for its decisions.
         store: Where the campaign stands; resumed from if it has begun.
         blobs: The base model must be in it, slim bases come into it.
         clock: Seconds on a clock that never goes back, such as ``time.monotonic``.
         new_session_id: Fresh, unguessable ids of 32 hex digits, such as ``lambda: secrets.token_hex(16)``.
-        trainer_key: Public key (DER) of slim bases; the campaign's own if not given.
         poll_s: Longest time a call with nothing to say is held open; 0 answers at once.
+        changes: Shared by the campaigns of one coordinator; None for one of its own.
 
     Raises:
         ConfigError: Campaign, key, store or base model do not go together (the operator's to mend).
@@ -105,8 +110,8 @@ class CoordinatorRunner:
         clock: Callable[[], float],
         new_session_id: Callable[[], str],
         *,
-        trainer_key: bytes | None = None,
         poll_s: float = POLL_S,
+        changes: Changes | None = None,
     ) -> None:
         self._campaign_signed = campaign_signed
         self._campaign = _open_campaign(campaign_signed, signing_key)
@@ -114,18 +119,27 @@ class CoordinatorRunner:
         self._store = store
         self._clock = clock
         self._new_session_id = new_session_id
-        self._trainer_key = trainer_key or campaign_signed.public_key
         self._poll_s = poll_s
         self._observers: list[Observer] = []
         self._models = Models(blobs)
-        self._change = asyncio.Event()
+        self._changes = changes or Changes()
         self._live_round: CampaignRound | None = self._resumed()
         if self._models.num_bytes(self._campaign.base_digest) is None:
             msg = (
                 f"the base model {self._campaign.base_digest[:12]} is not in the store; add its safetensors file first"
             )
             raise ConfigError(msg)
-        store.save_document(self._campaign.campaign_id, 0, campaign_signed)
+        store.save_campaign(StoredCampaign(self._campaign.campaign_id, self._campaign.device_class), campaign_signed)
+
+    @property
+    def campaign(self) -> Campaign:
+        """What is carried out."""
+        return self._campaign
+
+    @property
+    def campaign_signed(self) -> SignedDocument:
+        """The same, as it was signed."""
+        return self._campaign_signed
 
     @property
     def progress(self) -> Progress:
@@ -134,27 +148,31 @@ class CoordinatorRunner:
 
     @property
     def has_ended(self) -> bool:
-        """True once the campaign is completed or failed."""
+        """True once the campaign is completed, failed or stopped."""
         return self._round.has_ended
+
+    def knows_session(self, session_id: str) -> bool:
+        """Whether this campaign opened the session, as far as it still knows."""
+        return self._round.knows_session(session_id)
 
     def watch(self, observer: Observer) -> None:
         """Tell ``observer`` of every step from now on; see ``watch`` for what it is told."""
         self._observers.append(observer)
 
     async def run(self) -> None:
-        """Keep deadlines until the campaign has ended.
+        """Keep deadlines until the campaign has ended, or the coordinator stops.
 
         Raises:
             ConfigError: The store failed (the operator's to mend; a new process resumes from what is stored).
         """
-        while not self.has_ended:
+        while not (self.has_ended or self._changes.is_over):
             deadline_s = self._round.next_deadline_s
-            await self._wait_for_change(None if deadline_s is None else max(0.0, deadline_s - self._clock()))
+            await self._changes.wait(None if deadline_s is None else max(0.0, deadline_s - self._clock()))
             self.tick()
 
     def tick(self) -> None:
         """Close or give up a session whose deadline has passed. ``run`` calls it in time."""
-        self._carry_out(self._round.tick(self._clock()), None)
+        self._carry_out(self._round.tick(self._clock()))
 
     async def handle(self, peer: Peer, message: Up) -> Down:
         """Answer ``message`` from ``peer``.
@@ -180,7 +198,9 @@ class CoordinatorRunner:
             case AwaitDecision():
                 answer = await self._long_poll(TrainerAsked(peer.peer_id, message.campaign_id))
             case Contribute():
-                answer = self._receive(ContributionReceived(peer.peer_id, message))
+                answer = self._answer_to(ContributionReceived(peer.peer_id, message))
+            case ControlCampaign():
+                answer = self._answer_to(OperatorControlled(peer.peer_id, message.control))
             case PublishSlimBase():
                 answer = self._publish(peer.peer_id, message.slim_base)
             case GetCampaign():
@@ -188,10 +208,11 @@ class CoordinatorRunner:
             case FetchModel():
                 answer = self._models.chunk(message)
             case UploadModel():
-                self._models.receive(message)
+                self._models.receive(peer.peer_id, message)
                 answer = Stored()
             case _:
-                assert_never(message)
+                msg = f"a {type(message).__name__} is for whoever runs the campaigns"
+                raise LocalProtocolError(msg)
         return answer
 
     async def _long_poll(self, event: Event) -> Down:
@@ -199,38 +220,35 @@ class CoordinatorRunner:
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + self._poll_s
         answer = self._receive(event)
-        while isinstance(answer, ComeBack) and loop.time() < give_up_s:
-            await self._wait_for_change(give_up_s - loop.time())
+        while isinstance(answer, Defer) and answer.is_held and not self._changes.is_over:
+            remaining_s = give_up_s - loop.time()
+            if remaining_s <= 0:
+                break
+            await self._changes.wait(remaining_s)
             answer = self._receive(event)
-        return answer
+        return self._message(answer)
 
-    async def _wait_for_change(self, timeout_s: float | None) -> None:
-        change = self._change
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await change.wait()
+    def _answer_to(self, event: Event, signed: SignedDocument | None = None) -> Down:
+        return self._message(self._receive(event, signed))
 
-    def _receive(self, event: Event, signed: SignedDocument | None = None) -> Down:
+    def _receive(self, event: Event, signed: SignedDocument | None = None) -> Answer:
         answer = self._carry_out(self._round.receive(event, self._clock()), signed)
         if answer is None:
             msg = f"the round did not answer {type(event).__name__}"
             raise LocalProtocolError(msg)
-        if isinstance(answer, Reject):
-            raise RemoteProtocolError(answer.rejection)
         return answer
 
-    def _carry_out(self, commands: Sequence[Command], signed: SignedDocument | None) -> Down | Reject | None:
-        answer: Down | Reject | None = None
+    def _carry_out(self, commands: Sequence[Command], signed: SignedDocument | None = None) -> Answer | None:
+        """Save and tell, in order; returns the one command that answers the peer."""
+        answer: Answer | None = None
         for command in commands:
             match command:
                 case SaveSnapshot() | SaveClosing() | SaveSlimBase():
                     self._save(command, signed)
-                case AnnounceDecision() | AnnounceAbandoned() | AnnounceEnd():
+                case AnnounceDecision() | AnnounceAbandoned() | AnnounceEnd() | AnnouncePaused() | AnnounceResumed():
                     pass  # they are for whoever watches
-                case Reject():
-                    answer = command
                 case _:
-                    answer = self._answer(command)
+                    answer = command
             self._tell(command)
         return answer
 
@@ -249,10 +267,9 @@ class CoordinatorRunner:
         except ConfigError:
             self._live_round = None  # it is ahead of the store now: as after a crash, the store is right
             raise
-        self._change.set()
-        self._change = asyncio.Event()
+        self._changes.announce()
 
-    def _answer(self, command: Answer) -> Down:
+    def _message(self, command: Answer) -> Down:
         answer: Down
         match command:
             case Invite():
@@ -260,12 +277,12 @@ class CoordinatorRunner:
             case Defer():
                 answer = ComeBack(command.after_ms, command.awaited)
             case End():
-                answer = CampaignEnded(command.completed)
+                answer = CampaignEnded(command.ending)
             case Count():
                 answer = ContributionCounted(command.session_id)
             case OfferDecision():
-                answer = DecisionOffer(self._document("decision", command.level))
-            case AcceptSlimBase():
+                answer = DecisionOffer(self._campaign_signed, self._document("decision", command.level))
+            case AcceptSlimBase() | AcceptControl():
                 answer = Stored()
             case Reject():
                 raise RemoteProtocolError(command.rejection)
@@ -299,11 +316,11 @@ class CoordinatorRunner:
         return CampaignOffer(self._campaign_signed)
 
     def _publish(self, trainer_id: str, signed: SignedDocument) -> Down:
-        slim_base = open_document(signed, "slim_base", SlimBase, self._trainer_key)
+        slim_base = open_document(signed, "slim_base", SlimBase, bytes.fromhex(self._campaign.slim_base_key))
         if self._models.num_bytes(slim_base.model_digest) != slim_base.model_bytes:
             expected = f"an uploaded model of {slim_base.model_bytes} bytes"
             raise reject(RejectReason.NOT_FOUND, expected=expected, remedy="upload the model, then publish it again")
-        return self._receive(SlimBasePublished(trainer_id, slim_base), signed)
+        return self._answer_to(SlimBasePublished(trainer_id, slim_base), signed)
 
     @property
     def _round(self) -> CampaignRound:
@@ -326,7 +343,11 @@ class CoordinatorRunner:
 
 def _open_campaign(signed: SignedDocument, signing_key: ec.EllipticCurvePrivateKey) -> Campaign:
     try:
-        return open_document(signed, "campaign", Campaign, public_bytes(signing_key.public_key()))
+        campaign = open_document(signed, "campaign", Campaign, signed.public_key)
     except RemoteProtocolError as error:
-        msg = f"the campaign cannot be run with this signing key: {error}"
+        msg = f"the campaign cannot be run: {error}"
         raise ConfigError(msg) from None
+    if bytes.fromhex(campaign.decision_key) != public_bytes(signing_key.public_key()):
+        msg = "the campaign names another key for its decisions than this coordinator's; make a campaign for this one"
+        raise ConfigError(msg)
+    return campaign

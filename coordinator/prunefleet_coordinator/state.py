@@ -11,18 +11,8 @@ from dataclasses import dataclass, replace
 
 from prunefleet_shared.campaign import Decision, SlimBase
 from prunefleet_shared.errors import LocalProtocolError
-from prunefleet_shared.messages import SessionKind
+from prunefleet_shared.messages import Ending, Phase, SessionKind
 from prunefleet_shared.private_sum import Total
-
-
-class Phase(enum.StrEnum):
-    """What the campaign is doing at its current level."""
-
-    VOTING = "voting"  # the vote session gathers contributions; once, for all levels
-    RETRAINING = "retraining"  # the decision of the level is out, the trainer's slim base is awaited
-    MEASURING = "measuring"  # the outcome session of the level gathers contributions
-    COMPLETED = "completed"  # every level was decided and measured
-    FAILED = "failed"  # a round ran out of attempts
 
 
 class Happening(enum.Enum):
@@ -32,6 +22,7 @@ class Happening(enum.Enum):
     LAST_SUM_CLOSED = enum.auto()  # the outcome session of the last level ended with a quorum
     SLIM_BASE_PUBLISHED = enum.auto()  # the trainer answered the current decision
     ATTEMPTS_SPENT = enum.auto()  # the last attempt of a round ended below quorum
+    OPERATOR_STOPPED = enum.auto()  # for good
 
 
 NEXT_PHASE = {
@@ -41,10 +32,14 @@ NEXT_PHASE = {
     (Phase.MEASURING, Happening.SUM_CLOSED): Phase.RETRAINING,
     (Phase.MEASURING, Happening.LAST_SUM_CLOSED): Phase.COMPLETED,
     (Phase.MEASURING, Happening.ATTEMPTS_SPENT): Phase.FAILED,
+    (Phase.VOTING, Happening.OPERATOR_STOPPED): Phase.STOPPED,
+    (Phase.RETRAINING, Happening.OPERATOR_STOPPED): Phase.STOPPED,
+    (Phase.MEASURING, Happening.OPERATOR_STOPPED): Phase.STOPPED,
 }
 """Every move there is. No way leads back to a round whose sum is stored, so nobody is counted in it twice."""
 
-ENDED = frozenset({Phase.COMPLETED, Phase.FAILED})
+ENDINGS = {Phase.COMPLETED: Ending.COMPLETED, Phase.FAILED: Ending.FAILED, Phase.STOPPED: Ending.STOPPED}
+"""How a campaign that is in one of these phases, for ever, ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +71,11 @@ class Snapshot:
         level: 0-based level of the schedule; 0 while voting.
         attempts_opened: Sessions opened for the current round, lost ones included: the last session's attempt number.
         attempts_failed: Of those, how many ended below quorum. Only these count against ``max_attempts``; a session
-            lost to a restart of the coordinator is no fault of the fleet.
+            lost to a restart of the coordinator, or starved by a pause, is no fault of the fleet.
         closed_rounds: The vote first, then the outcome of each level.
         decisions: One per level decided so far.
         slim_bases: One per level retrained so far.
+        is_paused: The operator has paused it: nobody is newly invited until it is resumed.
     """
 
     campaign_id: str
@@ -90,6 +86,7 @@ class Snapshot:
     closed_rounds: tuple[ClosedRound, ...] = ()
     decisions: tuple[Decision, ...] = ()
     slim_bases: tuple[SlimBase, ...] = ()
+    is_paused: bool = False
 
     @property
     def kind(self) -> SessionKind:
@@ -104,6 +101,6 @@ class Snapshot:
         """
         phase = NEXT_PHASE.get((self.phase, happening))
         if phase is None:
-            msg = f"campaign {self.campaign_id}: {happening.name} cannot happen while {self.phase}"
+            msg = f"campaign {self.campaign_id}: {happening.name} cannot happen while {self.phase.name}"
             raise LocalProtocolError(msg)
         return replace(self, phase=phase)

@@ -26,6 +26,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class StoredCampaign:
+    """A campaign that was started here; where it stands is in its snapshot."""
+
+    campaign_id: str
+    device_class: str
+
+
+@dataclass(frozen=True, slots=True)
 class BlobPiece:
     """A piece of a stored model: at most as long as asked for, empty past its end."""
 
@@ -39,6 +47,14 @@ class Store(Protocol):
     ``signed`` is filed under its own kind and the snapshot's level. Every method raises ``ConfigError`` when the
     store cannot be used (disk full, file corrupt: the operator's to mend).
     """
+
+    def save_campaign(self, campaign: StoredCampaign, signed: SignedDocument) -> None:
+        """Enter a campaign, with its signed document; again, it changes nothing."""
+        ...
+
+    def list_campaigns(self) -> tuple[StoredCampaign, ...]:
+        """All campaigns, in the order in which they were entered."""
+        ...
 
     def load_snapshot(self, campaign_id: str) -> Snapshot | None:
         """Where the campaign stands; None if it never began."""
@@ -68,6 +84,14 @@ class Store(Protocol):
         """A signed document; None if there is none."""
         ...
 
+    def save_note(self, name: str, body: bytes) -> None:
+        """Keep ``body`` under ``name``, in place of what was there: what is not any campaign's."""
+        ...
+
+    def load_note(self, name: str) -> bytes | None:
+        """What was kept under ``name``; None if nothing was."""
+        ...
+
 
 class Blobs(Protocol):
     """Models by the SHA-256 (hex) of their bytes."""
@@ -88,7 +112,19 @@ class MemoryStore:
         self._snapshots: dict[str, Snapshot] = {}
         self._closed: dict[tuple[str, SessionKind, int], ClosedRound] = {}
         self._documents: dict[tuple[str, str, int], SignedDocument] = {}
+        self._campaigns: dict[str, StoredCampaign] = {}
+        self._notes: dict[str, bytes] = {}
         self._blobs: dict[str, bytes] = {}
+
+    def save_campaign(self, campaign: StoredCampaign, signed: SignedDocument) -> None:
+        """See :class:`Store`."""
+        if campaign.campaign_id not in self._campaigns:
+            self._campaigns[campaign.campaign_id] = campaign
+            self.save_document(campaign.campaign_id, 0, signed)
+
+    def list_campaigns(self) -> tuple[StoredCampaign, ...]:
+        """See :class:`Store`."""
+        return tuple(self._campaigns.values())
 
     def load_snapshot(self, campaign_id: str) -> Snapshot | None:
         """See :class:`Store`."""
@@ -120,6 +156,14 @@ class MemoryStore:
         """See :class:`Store`."""
         return self._documents.get((campaign_id, kind, level))
 
+    def save_note(self, name: str, body: bytes) -> None:
+        """See :class:`Store`."""
+        self._notes[name] = body
+
+    def load_note(self, name: str) -> bytes | None:
+        """See :class:`Store`."""
+        return self._notes.get(name)
+
     def save_blob(self, body: bytes) -> str:
         """See :class:`Blobs`."""
         blob_digest = digest(body)
@@ -133,6 +177,19 @@ class MemoryStore:
 
 
 _METADATA = sa.MetaData()
+_CAMPAIGNS = sa.Table(
+    "campaigns",
+    _METADATA,
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("campaign_id", sa.String(64), nullable=False, unique=True),
+    sa.Column("device_class", sa.String(32), nullable=False),
+)
+_NOTES = sa.Table(
+    "notes",
+    _METADATA,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
 _SNAPSHOTS = sa.Table(
     "snapshots",
     _METADATA,
@@ -190,9 +247,39 @@ class SqlStore:
             self.close()
             raise
 
+    def check(self) -> None:
+        """Read the whole database once, so that damage shows at the start and not in the middle of a campaign.
+
+        Raises:
+            ConfigError: It is damaged (the operator's to mend).
+        """
+        if self._engine.dialect.name != "sqlite":
+            return
+        with self._transaction() as connection:
+            found = connection.execute(sa.text("PRAGMA quick_check(1)")).scalar_one()
+        if found != "ok":
+            msg = f"the store {self._name} is damaged: {str(found).splitlines()[0]}; restore a backup"
+            raise ConfigError(msg)
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    def save_campaign(self, campaign: StoredCampaign, signed: SignedDocument) -> None:
+        """See :class:`Store`."""
+        columns = (_CAMPAIGNS.c.campaign_id,)
+        with self._transaction() as connection:
+            query = sa.select(*columns).filter_by(campaign_id=campaign.campaign_id)
+            if connection.execute(query).one_or_none() is None:
+                row = {"campaign_id": campaign.campaign_id, "device_class": campaign.device_class}
+                connection.execute(_CAMPAIGNS.insert().values(**row))
+                _write_document(connection, campaign.campaign_id, 0, signed)
+
+    def list_campaigns(self) -> tuple[StoredCampaign, ...]:
+        """See :class:`Store`."""
+        query = sa.select(_CAMPAIGNS.c.campaign_id, _CAMPAIGNS.c.device_class).order_by(_CAMPAIGNS.c.position)
+        with self._transaction() as connection:
+            return tuple(StoredCampaign(*row) for row in connection.execute(query))
 
     def load_snapshot(self, campaign_id: str) -> Snapshot | None:
         """See :class:`Store`."""
@@ -231,6 +318,15 @@ class SqlStore:
         with self._transaction() as connection:
             row = connection.execute(query).one_or_none()
         return None if row is None else SignedDocument(kind, *row)
+
+    def save_note(self, name: str, body: bytes) -> None:
+        """See :class:`Store`."""
+        with self._transaction() as connection:
+            _replace(connection, _NOTES, {"name": name}, {"body": body})
+
+    def load_note(self, name: str) -> bytes | None:
+        """See :class:`Store`."""
+        return self._load_body(_NOTES, name=name)
 
     def save_blob(self, body: bytes) -> str:
         """See :class:`Blobs`."""

@@ -27,6 +27,7 @@ from prunefleet_shared.layout import (
 from prunefleet_shared.masks import IntArray, grade_layout
 from prunefleet_shared.metrics import OUTCOME_LANES, Outcome, outcome_vector
 from prunefleet_shared.private_sum import PLAIN
+from prunefleet_shared.testing import COORDINATOR_PUBLIC, TRAINER_PUBLIC
 
 BASE_MODEL = b"the base model's safetensors file"
 
@@ -64,6 +65,8 @@ def small_campaign(**changes: Any) -> Campaign:
         levels=tuple(Level(permille, dense * permille // 1000) for permille in (600, 300)),
         public_order=tuple(tuple(reversed(range(group.num_channels))) for group in layout.groups),
         cohort=CohortPolicy(size=3, quorum=2, deadline_ms=60_000),
+        decision_key=COORDINATOR_PUBLIC.hex(),
+        slim_base_key=TRAINER_PUBLIC.hex(),
     )
     return replace(campaign, **changes)
 

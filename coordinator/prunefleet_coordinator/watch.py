@@ -12,6 +12,8 @@ from prunefleet_coordinator.events import (
     AnnounceAbandoned,
     AnnounceDecision,
     AnnounceEnd,
+    AnnouncePaused,
+    AnnounceResumed,
     Command,
     Count,
     Invite,
@@ -30,19 +32,20 @@ def describe(command: Command, progress: Progress) -> tuple[str, dict[str, Fact]
     """Kind and facts of a command; None for those that change nothing worth showing (a deferral, a re-sent offer).
 
     Kinds: ``invited``, ``counted``, ``rejected``, ``session_closed``, ``session_abandoned``, ``decided``,
-    ``slim_base_published``, ``ended``. All carry the progress after the command's whole batch: ``phase``, ``level``,
-    ``attempt``, ``num_contributions`` and ``awaited`` (ids of invited devices still to contribute).
+    ``slim_base_published``, ``paused``, ``resumed``, ``ended``. All carry the progress after the command's whole
+    batch: ``phase``, ``level``, ``attempt``, ``num_contributions`` and ``awaited`` (ids of invited devices still to
+    contribute).
     """
     own = _own_facts(command)
     if own is None:
         return None
     kind, facts = own
     return kind, {
-        "phase": progress.phase.value,
+        "phase": progress.phase.name.lower(),
         "level": progress.level,
         "attempt": progress.attempt,
         "num_contributions": progress.num_contributions,
-        "awaited": list(progress.awaited),
+        "awaited": list(progress.awaited_ids),
         **facts,
     }
 
@@ -65,8 +68,11 @@ def _own_facts(command: Command) -> tuple[str, dict[str, Fact]] | None:
             told = "decided", {"cost": decision.cost, "fingerprint": decision.fingerprint}
         case SaveSlimBase(slim_base=slim_base):
             told = "slim_base_published", {"model_digest": slim_base.model_digest}
+        case AnnouncePaused() | AnnounceResumed():
+            kind = "paused" if isinstance(command, AnnouncePaused) else "resumed"
+            told = kind, {"operator_id": command.operator_id}
         case AnnounceEnd():
-            told = "ended", {"completed": command.completed}
+            told = "ended", {"ending": command.ending.name.lower()}
         case _:
             pass  # deferrals and offers are repeated at every poll
     return told

@@ -9,6 +9,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+MIN_REST_S = 0.05
+"""Shortest rest a coordinator can ask for, so that a wrong delay does not make a device spin."""
+MAX_REST_S = 6 * 3600.0
+"""Longest rest a coordinator can ask for: a device that sleeps a quarter of a day still notices the next level."""
+REST_JITTER = 0.25
+"""A rest is spread by ± a quarter, so that a fleet told the same delay does not come back at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -23,6 +30,11 @@ class RetryPolicy:
     first_s: float = 1.0
     max_s: float = 300.0
     give_up_after_s: float = 7 * 24 * 3600.0
+
+
+def rest_s(asked_s: float, rng: random.Random) -> float:
+    """How long to stay away when told to come back in ``asked_s`` seconds: within bounds, spread by a quarter."""
+    return min(max(asked_s * rng.uniform(1 - REST_JITTER, 1 + REST_JITTER), MIN_REST_S), MAX_REST_S)
 
 
 class Backoff:

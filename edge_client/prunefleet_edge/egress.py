@@ -20,6 +20,7 @@ import numpy as np
 
 from prunefleet_edge.device import Vote
 from prunefleet_edge.device_state import lane_table
+from prunefleet_shared.authority_messages import GetAuthority, Join, Renew
 from prunefleet_shared.campaign import Campaign
 from prunefleet_shared.documents import canonical_bytes, digest
 from prunefleet_shared.errors import EgressError, LocalProtocolError, RemoteProtocolError
@@ -30,7 +31,7 @@ from prunefleet_shared.messages import CheckIn, Contribute, Down, FetchModel, Ge
 from prunefleet_shared.metrics import outcome_vector
 from prunefleet_shared.private_sum import open_device_sum
 
-__all__ = ["Egress", "EgressRecord", "outcome_vector", "vote_vector"]
+__all__ = ["Egress", "EgressRecord", "enrolment_record", "outcome_vector", "vote_vector"]
 
 Outgoing = GetCampaign | CheckIn | Contribute | FetchModel
 
@@ -84,6 +85,26 @@ def vote_vector(campaign: Campaign, vote: Vote) -> IntArray:
         raise EgressError(msg)
     one_hot = np.eye(NUM_WIDTH_OPTIONS, dtype=np.int64)[options_LG]
     return np.concatenate([grades_C, one_hot.ravel()])
+
+
+def enrolment_record(message: GetAuthority | Join | Renew, now: datetime) -> EgressRecord:
+    """The audit's line for what a device tells the authority: who it is, never anything of its data.
+
+    Size and digest are the certificate request's; a join token's secret is in neither.
+    """
+    match message:
+        case GetAuthority():
+            said, words = b"", "request for the authority's root certificate"
+        case Join(token_id):
+            said, words = (
+                message.certificate_request,
+                f"certificate request with join token {token_id}",
+            )
+        case Renew(certificate_request):
+            said, words = certificate_request, "certificate request, to renew"
+        case _:
+            assert_never(message)
+    return EgressRecord(type(message).__name__, len(said), digest(said), now.isoformat(timespec="seconds"), words)
 
 
 class Egress:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prunefleet_edge.device_state import DeviceState
 from prunefleet_shared.campaign import Decision, SlimBase
 from prunefleet_shared.errors import PrunefleetError, Rejection
-from prunefleet_shared.messages import Awaited, CampaignEnded, CheckIn, ContributionCounted, Invitation
+from prunefleet_shared.messages import Awaited, CampaignEnded, CheckIn, ContributionCounted, Ending, Invitation
 
 # --- events: what happened ------------------------------------------------------------------------------------------
 
@@ -118,9 +118,9 @@ class Rest:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The device's part in this campaign is over; with ``error``, for good reason."""
+    """The device's part in this campaign is over: it ended, or ``error`` is why."""
 
-    completed: bool
+    ending: Ending | None
     error: PrunefleetError | None = None
 
 

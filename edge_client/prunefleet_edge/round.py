@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from prunefleet_edge.backoff import Backoff, RetryPolicy
+from prunefleet_edge.backoff import MIN_REST_S, Backoff, RetryPolicy, rest_s
 from prunefleet_edge.device_state import Contribution, DeviceState, lane_table, round_key
 from prunefleet_edge.events import (
     Command,
@@ -55,16 +55,10 @@ from prunefleet_shared.messages import (
     CampaignEnded,
     CheckIn,
     ContributionCounted,
+    Ending,
     Readiness,
     SessionKind,
 )
-
-MIN_REST_S = 0.05
-"""Shortest rest a coordinator can ask for, so that a wrong delay does not make a device spin."""
-MAX_REST_S = 6 * 3600.0
-"""Longest rest a coordinator can ask for: a device that sleeps a quarter of a day still notices the next level."""
-REST_JITTER = 0.25
-"""A rest is spread by ± a quarter, so that a fleet told the same delay does not come back at once."""
 
 
 class Phase(enum.Enum):
@@ -81,8 +75,8 @@ class Phase(enum.Enum):
 ACCEPTED_EVENTS: Mapping[Phase, tuple[type[Event], ...]] = {
     Phase.RESTING: (),
     Phase.CHECKING_IN: (Invited, ToldToComeBack, CampaignEnded, Refused, LinkFailed),
-    Phase.VOTING: (VotePrepared,),
-    Phase.PERSONALISING: (OutcomeMeasured,),
+    Phase.VOTING: (VotePrepared, CampaignEnded),
+    Phase.PERSONALISING: (OutcomeMeasured, CampaignEnded),
     Phase.SENDING: (ContributionCounted, Refused, LinkFailed),
     Phase.STOPPED: (),
 }
@@ -147,6 +141,11 @@ class DeviceRound:
         """When to tick, on the caller's clock; None while the next thing is an event."""
         return self._wakeup_s
 
+    @property
+    def busy_check_in(self) -> CheckIn:
+        """What to ask while working: nothing but whether the campaign goes on."""
+        return CheckIn(self._campaign.campaign_id, self._fingerprint, Readiness.BUSY)
+
     def tick(self, now_s: float) -> list[Command]:
         """Check in if the rest is over."""
         if self._phase is not Phase.RESTING or self._wakeup_s is None or now_s < self._wakeup_s:
@@ -169,8 +168,8 @@ class DeviceRound:
                 commands = self._on_invited(event, now_s)
             case ToldToComeBack(after_s, awaited):
                 commands = self._on_told_to_come_back(after_s, awaited, now_s)
-            case CampaignEnded(completed):
-                commands = self._on_ended(completed=completed)
+            case CampaignEnded(ending):
+                commands = self._on_ended(ending)
             case VotePrepared(payload) | OutcomeMeasured(payload):
                 commands = self._on_ready(payload)
             case ContributionCounted(session_id):
@@ -185,12 +184,11 @@ class DeviceRound:
 
     def _on_told_to_come_back(self, after_s: float, awaited: Awaited, now_s: float) -> list[Command]:
         self._backoff.reset()
-        spread = self._rng.uniform(1 - REST_JITTER, 1 + REST_JITTER)
-        return self._rest(min(max(after_s * spread, MIN_REST_S), MAX_REST_S), _WAITING_FOR[awaited], now_s)
+        return self._rest(rest_s(after_s, self._rng), _WAITING_FOR[awaited], now_s)
 
-    def _on_ended(self, *, completed: bool) -> list[Command]:
+    def _on_ended(self, ending: Ending) -> list[Command]:
         outcomes = [round_key(SessionKind.OUTCOME, level) for level in range(len(self._campaign.levels))]
-        return [*self._save(self._state.closing("vote", *outcomes)), *self._stop(completed=completed)]
+        return [*self._save(self._state.closing("vote", *outcomes)), *self._stop(ending=ending)]
 
     def _on_invited(self, invited: Invited, now_s: float) -> list[Command]:
         wrong = why_invitation_wrong(self._campaign, invited)
@@ -276,9 +274,9 @@ class DeviceRound:
         self._phase, self._wakeup_s, self._invitation = Phase.RESTING, now_s + delay_s, None
         return [Rest(delay_s, why)]
 
-    def _stop(self, error: PrunefleetError | None = None, *, completed: bool = False) -> list[Command]:
+    def _stop(self, error: PrunefleetError | None = None, *, ending: Ending | None = None) -> list[Command]:
         self._phase, self._wakeup_s, self._invitation = Phase.STOPPED, None, None
-        return [Stop(completed, error)]
+        return [Stop(ending, error)]
 
     def _save(self, state: DeviceState) -> list[Command]:
         changed = state != self._state
@@ -296,6 +294,7 @@ _WAITING_FOR: Mapping[Awaited, str] = {
     Awaited.DEVICES: "waiting for other devices",
     Awaited.TRAINER: "waiting for the slim base",
     Awaited.NOTHING: "waiting for the next level",
+    Awaited.OPERATOR: "paused by the operator",
 }
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from typing import TypeVar, assert_never
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, assert_never
 
 from prunefleet_edge.device import DeviceWork
 from prunefleet_edge.egress import Egress, outcome_vector, vote_vector
@@ -26,18 +27,40 @@ from prunefleet_edge.events import (
     Stop,
     VotePrepared,
 )
+from prunefleet_edge.model_cache import ModelCache, NoCache
 from prunefleet_edge.round import DeviceRound
 from prunefleet_edge.store import DeviceStore
-from prunefleet_edge.verified_link import LinkLimits, TrustedKeys, VerifiedLink, World
+from prunefleet_edge.verified_link import LinkLimits, VerifiedLink, World
 from prunefleet_shared.campaign import Campaign, Decision, SlimBase
-from prunefleet_shared.errors import InputError
-from prunefleet_shared.messages import Contribute, SessionKind
+from prunefleet_shared.errors import InputError, LocalProtocolError, PrunefleetError
+from prunefleet_shared.messages import Contribute, Ending, SessionKind
+from prunefleet_shared.metrics import Outcome
 
 T = TypeVar("T")
 
 
+_IN_WORDS = {
+    Ending.COMPLETED: "campaign completed",
+    Ending.FAILED: "campaign given up by the coordinator: too few devices answered",
+    Ending.STOPPED: "campaign stopped by the operator",
+}
 WORK_TIMEOUT_S = 24 * 3600.0
 """Longest a vote or a fine-tuning may take; a day covers the slowest board we know of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a device stands.
+
+    Attributes:
+        campaign_id: The campaign it takes part in; empty while it has none.
+        level: 0-based level of the decision it tried last; None before the first.
+        resting_s: How long it rests before it checks in again; None while it does not rest.
+    """
+
+    campaign_id: str = ""
+    level: int | None = None
+    resting_s: float | None = None
 
 
 class DeviceRunner:
@@ -48,13 +71,14 @@ class DeviceRunner:
         work: The device's heavy work on private data.
         store: What survives a crash.
         device_class: The class whose campaign to join.
-        coordinator_key: DER public key that signs campaign and decisions.
-        trainer_key: DER public key that signs slim bases.
+        operator_keys: Whose signatures make a campaign, DER each.
         clock: Seconds on a clock that never goes back.
         sleep: Waits for some seconds of that clock.
         rng: Spreads rests and waits.
         on_state: Told, in words, what the device does or waits for.
         limits: What is borne of the line; None for the default.
+        cache: Keeps models between runs; None keeps nothing.
+        check_policy: Raises when the device's owner would not take part in such a campaign.
     """
 
     def __init__(  # noqa: PLR0913 - the whole world a device meets, by name
@@ -64,13 +88,14 @@ class DeviceRunner:
         store: DeviceStore,
         *,
         device_class: str,
-        coordinator_key: bytes,
-        trainer_key: bytes,
+        operator_keys: Sequence[bytes],
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
         rng: random.Random,
         on_state: Callable[[str], None],
         limits: LinkLimits | None = None,
+        cache: ModelCache | None = None,
+        check_policy: Callable[[Campaign], None] = lambda _campaign: None,
     ) -> None:
         self._egress = egress
         self._work = work
@@ -78,24 +103,35 @@ class DeviceRunner:
         self._device_class = device_class
         self._world = World(clock, sleep, rng, on_state)
         self._limits = limits or LinkLimits()
-        self._link = VerifiedLink(egress, TrustedKeys(coordinator_key, trainer_key), self._world, self._limits)
+        self._link = VerifiedLink(egress, operator_keys, self._world, self._limits, cache or NoCache())
+        self._check_policy = check_policy
+        self._standing = Standing()
 
-    async def run(self) -> bool:
+    @property
+    def standing(self) -> Standing:
+        """Where this device stands in the campaign."""
+        return self._standing
+
+    async def run(self) -> Ending:
         """Take part until the campaign ends.
 
         Returns:
-            True when the campaign was completed, False when the coordinator gave it up.
+            How it ended.
 
         Raises:
             RemoteProtocolError: A signature, digest, layout or rule does not hold, or the coordinator refused us.
             LayoutError: This device traced another network.
             CarrierError: The coordinator cannot be reached.
             EgressError: Something that must not leave was about to (our bug, or a tampered store).
-            ConfigError: The store cannot be used.
-            InputError: The work on the device's data failed.
+            ConfigError: The store cannot be used, or the owner's policy forbids the campaign.
+            InputError: The data cannot be used, or the vote could not be prepared; nothing was contributed.
+            PrunefleetError: The worker failed over the vote (a bug); nothing was contributed.
         """
         self._world.on_state(f"asking for the campaign of class {self._device_class}")
         campaign = await self._link.get_campaign(self._device_class)
+        self._check_policy(campaign)
+        self._standing = Standing(campaign.campaign_id)
+        self._store.forget_others(campaign.campaign_id)
         self._world.on_state(f"downloading the base model {campaign.base_digest[:12]}")
         base = await self._link.download(campaign.base_digest)
         self._world.on_state("tracing the base model")
@@ -106,24 +142,29 @@ class DeviceRunner:
         device_round = DeviceRound(campaign, fingerprint, state, self._world.rng, retries=self._limits.retries)
         return await self._follow(device_round, campaign, base)
 
-    async def _follow(self, device_round: DeviceRound, campaign: Campaign, base: bytes) -> bool:
+    async def _follow(self, device_round: DeviceRound, campaign: Campaign, base: bytes) -> Ending:
         commands = device_round.tick(self._world.clock())
         while True:
             event = None
             for command in commands:
                 if isinstance(command, Stop):
-                    return self._stop(command)
-                event = await self._carry_out(command, campaign, base)
+                    return self._ending_of(command)
+                event = await self._carry_out(command, device_round, campaign, base)
             now_s = self._world.clock()
             commands = device_round.tick(now_s) if event is None else device_round.receive(event, now_s)
 
-    def _stop(self, command: Stop) -> bool:
+    def _ending_of(self, command: Stop) -> Ending:
         if command.error is not None:
             raise command.error
-        self._world.on_state("campaign completed" if command.completed else "campaign given up by the coordinator")
-        return command.completed
+        if command.ending is None:
+            msg = "the round stopped without an ending or an error"
+            raise LocalProtocolError(msg)
+        self._world.on_state(_IN_WORDS[command.ending])
+        return command.ending
 
-    async def _carry_out(self, command: Command, campaign: Campaign, base: bytes) -> Event | None:
+    async def _carry_out(
+        self, command: Command, device_round: DeviceRound, campaign: Campaign, base: bytes
+    ) -> Event | None:
         event: Event | None = None
         match command:
             case SaveState(state):
@@ -132,14 +173,21 @@ class DeviceRunner:
                 self._world.on_state("checking in")
                 event = await self._link.ask(message)
             case PrepareVote():
-                event = await self._prepare_vote(campaign, base)
+                self._world.on_state("preparing the vote")
+                event = await self._while_watching(self._prepare_vote(campaign, base), device_round)
             case Personalise(decision, slim_base):
-                event = await self._personalise(campaign, decision, slim_base, base)
+                self._standing = replace(self._standing, level=decision.level)
+                model = await self._slim_model(slim_base)
+                self._world.on_state(f"trying the decision of level {decision.level}")
+                work = self._personalise(campaign, decision, base, model)
+                event = await self._while_watching(work, device_round)
             case SendContribution(session_id, payload):
                 self._world.on_state(f"sending {len(payload)} bytes to session {session_id[:12]}")
                 event = await self._link.ask(Contribute(session_id, payload))
             case Rest(delay_s, why):
+                self._standing = replace(self._standing, resting_s=delay_s)
                 self._world.on_state(f"{why}; checking in again in {delay_s:.1f} s")
+                self._standing = replace(self._standing, resting_s=None)
                 await self._rest(delay_s)
             case Stop():
                 pass  # ``_follow`` ends on it
@@ -147,17 +195,34 @@ class DeviceRunner:
                 assert_never(command)
         return event
 
+    async def _while_watching(self, work: Coroutine[Any, Any, Event], device_round: DeviceRound) -> Event:
+        """The event that ``work`` yields, or that the campaign ended meanwhile: then the work is cancelled."""
+        working = asyncio.create_task(work)
+        watching = asyncio.create_task(self._link.wait_for_end(device_round.busy_check_in))
+        try:
+            await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+            return await working if working.done() else await watching
+        finally:
+            for task in (working, watching):
+                task.cancel()
+            await asyncio.gather(working, watching, return_exceptions=True)
+
     async def _prepare_vote(self, campaign: Campaign, base: bytes) -> Event:
-        self._world.on_state("preparing the vote")
         vote = await self._bounded(self._work.prepare_vote(campaign, base), "preparing the vote")
         return VotePrepared(self._egress.seal(campaign, SessionKind.VOTE, vote_vector(campaign, vote)))
 
-    async def _personalise(self, campaign: Campaign, decision: Decision, slim_base: SlimBase, base: bytes) -> Event:
+    async def _slim_model(self, slim_base: SlimBase) -> bytes:
         self._world.on_state(f"downloading the slim base {slim_base.model_digest[:12]}")
-        model = await self._link.download(slim_base.model_digest, slim_base.model_bytes)
-        self._world.on_state(f"trying the decision of level {decision.level}")
-        work = self._work.personalise(campaign, decision, base, model)
-        outcome = await self._bounded(work, "trying the decision")
+        return await self._link.download(slim_base.model_digest, slim_base.model_bytes)
+
+    async def _personalise(self, campaign: Campaign, decision: Decision, base: bytes, model: bytes) -> Event:
+        """Try the decision; work that fails is an outcome too, *tried, not finished*: the fleet should know."""
+        try:
+            work = self._work.personalise(campaign, decision, base, model)
+            outcome = await self._bounded(work, "trying the decision")
+        except PrunefleetError as error:
+            self._world.on_state(f"trying the decision failed: {error}; reporting it as tried and not finished")
+            outcome = Outcome(finished=False)
         return OutcomeMeasured(self._egress.seal(campaign, SessionKind.OUTCOME, outcome_vector(outcome)))
 
     async def _rest(self, delay_s: float) -> None:

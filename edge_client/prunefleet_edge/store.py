@@ -49,6 +49,14 @@ class DeviceStore(Protocol):
         """
         ...
 
+    def forget_others(self, campaign_id: str) -> None:
+        """Erase what was said in other campaigns than this; their rounds are spent from now on.
+
+        Raises:
+            ConfigError: The store cannot be read or written.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of the store."""
         ...
@@ -69,6 +77,11 @@ class MemoryDeviceStore:
         """Replace the campaign's state."""
         _refuse_to_forget(self.load(state.campaign_id), state)
         self._documents[state.campaign_id] = state.to_bytes()
+
+    def forget_others(self, campaign_id: str) -> None:
+        """Erase what was said in other campaigns."""
+        for other in set(self._documents) - {campaign_id}:
+            self._documents[other] = _silenced(DeviceState.from_bytes(self._documents[other])).to_bytes()
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -100,6 +113,14 @@ class SqliteDeviceStore:
         row = (state.campaign_id, state.to_bytes())
         self._carefully(lambda: self._connection.execute("INSERT OR REPLACE INTO device_state VALUES (?, ?)", row))
 
+    def forget_others(self, campaign_id: str) -> None:
+        """Erase what was said in other campaigns, one transaction each."""
+        query = "SELECT document FROM device_state WHERE campaign_id != ?"
+        rows = self._carefully(lambda: self._connection.execute(query, (campaign_id,)).fetchall())
+        for state in (self._read(row[0]) for row in rows):
+            if state.contribution is not None:
+                self.save(_silenced(state))
+
     def close(self) -> None:
         """Let go of the file."""
         self._connection.close()
@@ -115,6 +136,9 @@ class SqliteDeviceStore:
                 msg = f"{self._path} has schema {version}, this client knows {SCHEMA_VERSION}; update it"
                 raise ConfigError(msg)
             connection.executescript(_SCHEMA)
+            damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if damage != "ok":
+                raise sqlite3.DatabaseError(damage)
         except (sqlite3.Error, ConfigError):
             connection.close()
             raise
@@ -124,7 +148,7 @@ class SqliteDeviceStore:
         try:
             return action()
         except (sqlite3.Error, OSError) as error:
-            msg = f"the device store {self._path} cannot be used: {error}; is another process using it?"
+            msg = f"the device store {self._path} cannot be used: {error}; {_remedy(error)}; nothing was sent"
             raise ConfigError(msg) from error
 
     def _read(self, document: bytes) -> DeviceState:
@@ -133,6 +157,24 @@ class SqliteDeviceStore:
         except RemoteProtocolError as error:
             msg = f"the device store {self._path} is damaged: {error}; restore it, or leave the campaign"
             raise ConfigError(msg) from error
+
+
+def _remedy(error: sqlite3.Error | OSError) -> str:
+    text = str(error)
+    if "full" in text or "No space" in text:
+        return "make room on the disk"
+    if "locked" in text:
+        return "is another process using it?"
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        # Without it the device does not know what it has said, and might say something else.
+        return "it is damaged: restore it from a copy, or move it away once no campaign runs"
+    return "look at the folder and its permissions"
+
+
+def _silenced(state: DeviceState) -> DeviceState:
+    """The same without what it said. That round is spent: made anew, the device would say something else in it."""
+    said = state.contribution
+    return state if said is None else state.closing(said.round_key)
 
 
 def _refuse_to_forget(before: DeviceState | None, after: DeviceState) -> None:

@@ -7,21 +7,24 @@ unbounded. Nothing here decides what comes next.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from prunefleet_edge.backoff import Backoff, RetryPolicy
+from prunefleet_edge.backoff import Backoff, RetryPolicy, rest_s
 from prunefleet_edge.egress import Egress, Outgoing
 from prunefleet_edge.events import Event, Invited, LinkFailed, Refused, ToldToComeBack
+from prunefleet_edge.model_cache import ModelCache
 from prunefleet_shared.campaign import Campaign, Decision, SlimBase
-from prunefleet_shared.documents import digest, open_document
-from prunefleet_shared.errors import CarrierError, RejectReason, RemoteProtocolError, reject
+from prunefleet_shared.documents import SignedDocument, digest, open_document
+from prunefleet_shared.errors import CarrierError, ConfigError, RejectReason, RemoteProtocolError, reject
 from prunefleet_shared.layout import MAX_LEVELS
 from prunefleet_shared.messages import (
     CampaignEnded,
     CampaignOffer,
+    CheckIn,
     ComeBack,
     Contribute,
     ContributionCounted,
@@ -35,19 +38,10 @@ from prunefleet_shared.private_sum import PLAIN
 from prunefleet_shared.wire_limits import MAX_MODEL_BYTES
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class TrustedKeys:
-    """Whose signatures count, DER SubjectPublicKeyInfo each.
-
-    Attributes:
-        coordinator: Signs campaign and decisions.
-        trainer: Signs slim bases.
-    """
-
-    coordinator: bytes
-    trainer: bytes
+BUSY_REST_S = 1.0
+"""Rest before a device that works asks whether the campaign goes on; work that is over sooner asks nothing."""
+MAX_BUSY_REST_S = 5.0
+"""Longest rest between two such questions: training stops within seconds of the campaign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +52,13 @@ class LinkLimits:
         call_timeout_s: Longest wait for an answer; coordinators hold a call for some tens of seconds at most.
         max_model_bytes: Largest model downloaded; the protocol's own limit unless set lower.
         retries: How long to keep trying an unreachable coordinator.
+        busy_retries: The same while the device works and only asks whether the campaign goes on; it never gives up.
     """
 
     call_timeout_s: float = 120.0
     max_model_bytes: int = MAX_MODEL_BYTES
     retries: RetryPolicy = field(default_factory=RetryPolicy)
+    busy_retries: RetryPolicy = field(default_factory=lambda: RetryPolicy(max_s=60.0, give_up_after_s=math.inf))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,35 +83,59 @@ class VerifiedLink:
 
     Args:
         egress: The only way out.
-        keys: Whose signatures count.
+        operator_keys: Whose signatures make a campaign, DER each; the campaign names who signs the rest.
         world: Time and chance.
         limits: What is borne.
+        cache: Where models are kept between runs.
     """
 
-    def __init__(self, egress: Egress, keys: TrustedKeys, world: World, limits: LinkLimits) -> None:
+    def __init__(
+        self, egress: Egress, operator_keys: Sequence[bytes], world: World, limits: LinkLimits, cache: ModelCache
+    ) -> None:
         self._egress = egress
-        self._keys = keys
+        self._cache = cache
+        self._operator_keys = tuple(operator_keys)
+        self._decision_key = self._slim_base_key = b""  # named by the campaign; until then nothing verifies
         self._world = world
         self._limits = limits
 
     async def get_campaign(self, device_class: str) -> Campaign:
-        """The signed campaign of a device class, on terms this client can meet.
+        """The signed campaign of a device class, on terms this client can meet; waits until there is one.
 
         Raises:
             RemoteProtocolError: The signature or the terms do not hold.
             CarrierError: The coordinator cannot be reached.
         """
-        offer = _expect(await self._call_until_answered(GetCampaign(device_class)), CampaignOffer)
-        campaign = open_document(offer.campaign, "campaign", Campaign, self._keys.coordinator)
+        answer = await self._call_until_answered(GetCampaign(device_class))
+        while isinstance(answer, ComeBack):
+            await self._rest(answer, "no campaign runs for this class")
+            answer = await self._call_until_answered(GetCampaign(device_class))
+        signed = _expect(answer, CampaignOffer).campaign
+        campaign = self._opened(signed)
         num_levels = len(campaign.levels)
         if (campaign.device_class, campaign.privacy_mode) != (device_class, PLAIN) or not 1 <= num_levels <= MAX_LEVELS:
             expected = f"class {device_class}, privacy mode {PLAIN}, 1 to {MAX_LEVELS} levels"
             got = f"class {campaign.device_class}, {campaign.privacy_mode}, {num_levels}"
             raise reject(RejectReason.WRONG_CAMPAIGN, expected=expected, got=got, remedy="update the client")
+        self._decision_key = bytes.fromhex(campaign.decision_key)
+        self._slim_base_key = bytes.fromhex(campaign.slim_base_key)
+        self._keep(lambda: self._cache.save_campaign(signed))
         return campaign
 
+    def _opened(self, signed: SignedDocument) -> Campaign:
+        if signed.public_key not in self._operator_keys:
+            expected, got = f"one of {len(self._operator_keys)} operators", f"key {digest(signed.public_key)[:12]}"
+            remedy = "ask the operator whether this key is theirs; a renewed certificate brings new operators' keys"
+            raise reject(RejectReason.BAD_SIGNATURE, expected=expected, got=got, remedy=remedy)
+        return open_document(signed, "campaign", Campaign, signed.public_key)
+
+    async def _rest(self, come_back: ComeBack, why: str) -> None:
+        delay_s = rest_s(come_back.after_ms / 1000, self._world.rng)
+        self._world.on_state(f"{why}; asking again in {delay_s:.1f} s")
+        await self._world.sleep(delay_s)
+
     async def download(self, model_digest: str, declared_bytes: int | None = None) -> bytes:
-        """Fetch a model piece by piece.
+        """A model from the cache, or piece by piece from the coordinator.
 
         Args:
             model_digest: SHA-256 (hex) from a signed document.
@@ -125,6 +145,14 @@ class VerifiedLink:
             RemoteProtocolError: It has another size or digest, or is too large.
             CarrierError: The coordinator cannot be reached.
         """
+        cached = self._cache.load(model_digest)
+        if cached is not None and declared_bytes in {None, len(cached)}:
+            return cached
+        model = await self._fetch(model_digest, declared_bytes)
+        self._keep(lambda: self._cache.save(model_digest, model))
+        return model
+
+    async def _fetch(self, model_digest: str, declared_bytes: int | None) -> bytes:
         model, total = bytearray(), declared_bytes
         while total is None or len(model) < total:
             piece = _expect(await self._call_until_answered(FetchModel(model_digest, len(model))), ModelChunk)
@@ -136,6 +164,32 @@ class VerifiedLink:
         if digest(bytes(model)) != model_digest:
             raise _wrong_model(f"digest {model_digest[:12]}", digest(bytes(model))[:12])
         return bytes(model)
+
+    def _keep(self, save: Callable[[], None]) -> None:
+        try:
+            save()
+        except ConfigError as error:  # the cache only spares a download; what must be on the disk is in the store
+            self._world.on_state(f"going on without a cache: {error}")
+
+    async def wait_for_end(self, check_in: CheckIn) -> CampaignEnded:
+        """Ask again and again, while the device works, whether the campaign goes on; returns once it has ended.
+
+        Whatever else is answered, or goes wrong, is no reason to stop working: the result will meet it.
+        """
+        backoff = Backoff(self._limits.busy_retries, self._world.rng)
+        delay_s = BUSY_REST_S
+        while True:
+            await self._world.sleep(delay_s)
+            match await self.ask(check_in):
+                case CampaignEnded() as ended:
+                    return ended
+                case LinkFailed() | Refused():
+                    delay_s = BUSY_REST_S + (backoff.next_delay_s(self._world.clock()) or 0.0)
+                case ToldToComeBack(after_s):
+                    backoff.reset()
+                    delay_s = min(max(rest_s(after_s, self._world.rng), BUSY_REST_S), MAX_BUSY_REST_S)
+                case _:
+                    delay_s = MAX_BUSY_REST_S
 
     async def ask(self, message: Outgoing) -> Event:
         """Send a check-in or a contribution once; whatever comes of it is an event."""
@@ -160,9 +214,9 @@ class VerifiedLink:
     def _verified(self, invitation: Invitation) -> Invited:
         decision = slim_base = None
         if invitation.decision is not None:
-            decision = open_document(invitation.decision, "decision", Decision, self._keys.coordinator)
+            decision = open_document(invitation.decision, "decision", Decision, self._decision_key)
         if invitation.slim_base is not None:
-            slim_base = open_document(invitation.slim_base, "slim_base", SlimBase, self._keys.trainer)
+            slim_base = open_document(invitation.slim_base, "slim_base", SlimBase, self._slim_base_key)
         return Invited(invitation, decision, slim_base)
 
     async def _call_until_answered(self, message: Outgoing) -> Down:

@@ -52,16 +52,31 @@ class WorkOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A slim network, and which channels of the dense one it has.
+
+    Attributes:
+        model: The network.
+        masks: For each group of the layout, True = kept.
+    """
+
+    model: nn.Module
+    masks: tuple[BoolArray, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Personalised:
     """What came of a decision on one device.
 
     Attributes:
         kept: The network the device runs from now on: the fleet's slim base fine-tuned here, or its own choice.
+        masks: Which channels of the dense network it has.
         verdict: Why.
         outcome: The same in the terms that may leave as a sum.
     """
 
     kept: nn.Module
+    masks: tuple[BoolArray, ...]
     verdict: Verdict
     outcome: Outcome
 
@@ -124,7 +139,12 @@ def dense_copy(campaign: Campaign, base: bytes, samples: Samples, options: WorkO
     model = load_base(campaign, base)
     path = _copy_path(base, samples, options)
     if path and path.exists():
-        return load_weights(model, path.read_bytes(), str(path)).eval()
+        try:
+            return load_weights(model, path.read_bytes(), str(path)).eval()
+        except InputError:
+            # A product, cut short when the power went: made again, from the base.
+            path.unlink()
+            model = load_base(campaign, base)
     train(model, samples, options.fine_tuning, options.seed)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,11 +210,17 @@ def prepare_vote(campaign: Campaign, base: bytes, own: Samples, options: WorkOpt
 
 def own_choice(campaign: Campaign, base: bytes, budget: int, samples: Samples, options: WorkOptions) -> nn.Module:
     """What the device would do without a fleet (arm ``local``): own scores, own pruning, own retraining."""
+    return own_candidate(campaign, base, budget, samples, options).model
+
+
+def own_candidate(campaign: Campaign, base: bytes, budget: int, samples: Samples, options: WorkOptions) -> Candidate:
+    """:func:`own_choice`, and which channels it has."""
     dense = dense_copy(campaign, base, samples, options)
     scores = vote_scores(campaign, dense, samples)
     widths = rank_widths(campaign.layout, campaign.cost_table, scores, budget)
-    small = slim(dense, example_input(parse_spec(campaign.model)), keep_masks(campaign.layout, scores, widths))
-    return train(small, samples, options.fine_tuning, options.seed)
+    masks = keep_masks(campaign.layout, scores, widths)
+    small = slim(dense, example_input(parse_spec(campaign.model)), masks)
+    return Candidate(train(small, samples, options.fine_tuning, options.seed), tuple(masks))
 
 
 def personalise(
@@ -211,21 +237,22 @@ def personalise(
     # A fleet may narrow a group further than a device's own ranking would.
     budget = max(decision.cost, campaign.cost_table.cost(narrowest_widths(campaign.layout)))
 
-    def fleet_net(samples: Samples) -> nn.Module:
-        return train(copy.deepcopy(shipped), samples, options.fine_tuning, options.seed)
+    def fleet_net(samples: Samples) -> Candidate:
+        masks = tuple(masks_by_order(decision.prior, decision.widths))
+        return Candidate(train(copy.deepcopy(shipped), samples, options.fine_tuning, options.seed), masks)
 
-    def own_net(samples: Samples) -> nn.Module:
-        return own_choice(campaign, base, budget, samples, options)
+    def own_net(samples: Samples) -> Candidate:
+        return own_candidate(campaign, base, budget, samples, options)
 
     kept, verdict = _judge(fleet_net, own_net, own, options)
-    ratio = latency_ratio(kept, load_base(campaign, base), own.images[:1])
-    return Personalised(kept, verdict, Outcome(True, verdict.accepted, verdict.accuracy_gain, ratio))
+    ratio = latency_ratio(kept.model, load_base(campaign, base), own.images[:1])
+    return Personalised(kept.model, kept.masks, verdict, Outcome(True, verdict.accepted, verdict.accuracy_gain, ratio))
 
 
-Fit = Callable[[Samples], nn.Module]
+Fit = Callable[[Samples], Candidate]
 
 
-def _judge(fleet_net: Fit, own_net: Fit, own: Samples, options: WorkOptions) -> tuple[nn.Module, Verdict]:
+def _judge(fleet_net: Fit, own_net: Fit, own: Samples, options: WorkOptions) -> tuple[Candidate, Verdict]:
     """The network to keep, and the gate's verdict on images that neither candidate saw while it was judged."""
     if len(own) < CROSS_FIT_BELOW:
         generator = torch.Generator().manual_seed(options.seed)
@@ -243,12 +270,12 @@ def _verdict(paired_4N: FloatArray, options: WorkOptions) -> Verdict:
     return compare(paired_4N[0], paired_4N[1], paired_4N[2], paired_4N[3], options.margin)
 
 
-def _paired(fleet: nn.Module, mine: nn.Module, test: Samples) -> FloatArray:
+def _paired(fleet: Candidate, mine: Candidate, test: Samples) -> FloatArray:
     """Losses and hits of both networks, image by image: float64 [4, N]."""
     rows = []
-    for model in (fleet, mine):
+    for model in (fleet.model, mine.model):
         rows.append(losses(model, test).double().numpy())
-    for model in (fleet, mine):
+    for model in (fleet.model, mine.model):
         with torch.no_grad():
             rows.append((model.eval()(test.images).argmax(dim=1) == test.labels).double().numpy())
     return np.stack(rows)

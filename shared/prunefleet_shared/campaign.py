@@ -18,16 +18,24 @@ class CohortPolicy:
     """Whom a session waits for, and how long.
 
     Attributes:
-        size: Devices invited to a session, at most.
+        size: Contributions at which a session closes at once.
         quorum: Contributions without which a session is given up.
         deadline_ms: Time from a session's first invitation to its closing.
         max_attempts: Sessions opened for the same round before the campaign fails.
+        overselection_permille: Devices invited for each 1000 of ``size``, rounded up: some always fall asleep. 1300 is
+            what Bonawitz et al. 2019 (section 9) invite.
     """
 
     size: int
     quorum: int
     deadline_ms: int
     max_attempts: int = 3
+    overselection_permille: int = 1300
+
+    @property
+    def max_invited(self) -> int:
+        """Devices that may hold an invitation to one session."""
+        return -(-self.size * self.overselection_permille // 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,8 @@ class Campaign:
         levels: The schedule, largest budget first; at most 8.
         public_order: For every group, its channels best first by the L1 norm of the base: the prior without a fleet.
         cohort: Whom a session waits for.
+        decision_key: Whose signature makes a decision of this campaign: P-256, DER, in hex (182 digits).
+        slim_base_key: Whose signature makes a slim base of it.
     """
 
     campaign_id: str
@@ -70,6 +80,8 @@ class Campaign:
     levels: tuple[Level, ...]
     public_order: tuple[tuple[int, ...], ...]
     cohort: CohortPolicy
+    decision_key: str
+    slim_base_key: str
 
     @property
     def vote_lanes(self) -> LaneTable:

@@ -29,6 +29,11 @@ class RejectReason(enum.IntEnum):
     WRONG_DECISION = 14  # a slim base for another decision, or out of turn
     NOT_FOUND = 15  # no blob with this digest
     BAD_SIGNATURE = 16  # a signed document does not verify
+    UNKNOWN_TOKEN = 17  # no such join token, or a wrong secret
+    USED_TOKEN = 18  # the join token has let somebody in already
+    EXPIRED_TOKEN = 19  # the join token's time is over
+    REVOKED = 20  # the certificate is on the deny-list
+    TOO_MANY_TRIES = 21  # too many wrong tokens from there; wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
-"""What devices, trainer and coordinator say to each other, as plain frozen dataclasses in the order of a round.
+"""What devices, trainer, operator and coordinator say to each other, as plain frozen dataclasses in round order.
+
+What is said to the authority is in ``authority_messages``.
 
 A carrier (memory, gRPC) moves these and nothing else. Who speaks is never in a message: it is the certificate.
 No type a device fills can hold a float, an array or free text; see ``protos/prunefleet/v1`` for the same on the wire.
@@ -10,7 +12,11 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol
 
+from prunefleet_shared.authority_messages import AuthorityDown, AuthorityUp
 from prunefleet_shared.documents import SignedDocument
+from prunefleet_shared.roles import Peer, Role
+
+__all__ = ["Peer", "Role"]  # with everything below: callers find the whole vocabulary here
 
 
 class SessionKind(enum.IntEnum):
@@ -35,6 +41,34 @@ class Awaited(enum.IntEnum):
     DEVICES = 1  # contributions of the open session
     TRAINER = 2  # the slim base of the last decision
     NOTHING = 3  # this device's turn is over at this level
+    OPERATOR = 4  # no campaign runs for this device class, or it is paused
+
+
+class Ending(enum.IntEnum):
+    """How a campaign ended."""
+
+    COMPLETED = 1  # the schedule ran to its end
+    FAILED = 2  # given up: no quorum in any attempt of a round
+    STOPPED = 3  # by the operator
+
+
+class Control(enum.IntEnum):
+    """What an operator may do with a campaign that runs."""
+
+    PAUSE = 1  # no session is opened and nobody is invited until it is resumed; an open session may finish
+    RESUME = 2
+    STOP = 3  # for good; devices stop training
+
+
+class Phase(enum.IntEnum):
+    """What a campaign is doing."""
+
+    VOTING = 1  # the vote session gathers contributions; once, for all levels
+    RETRAINING = 2  # the decision of the level is out, the trainer's slim base is awaited
+    MEASURING = 3  # the outcome session of the level gathers contributions
+    COMPLETED = 4  # every level was decided and measured
+    FAILED = 5  # a round ran out of attempts
+    STOPPED = 6  # by the operator
 
 
 # --- up: device → coordinator --------------------------------------------------------------------------------------
@@ -77,14 +111,14 @@ class FetchModel:
 
 @dataclass(frozen=True, slots=True)
 class AwaitDecision:
-    """Asks for the decision that waits for a slim base."""
+    """Asks for the decision that waits for a slim base; ``campaign_id`` may be empty: whichever campaign has one."""
 
     campaign_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class UploadModel:
-    """A piece of a slim base; pieces come in order from offset 0."""
+    """A piece of a slim base, or from an operator of a base; pieces come in order from offset 0."""
 
     digest: str
     offset: int
@@ -97,6 +131,29 @@ class PublishSlimBase:
     """The signed slim base, once its bytes are uploaded."""
 
     slim_base: SignedDocument
+
+
+# --- up: operator → coordinator ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartCampaign:
+    """Starts a campaign whose base model is uploaded."""
+
+    campaign: SignedDocument
+
+
+@dataclass(frozen=True, slots=True)
+class ControlCampaign:
+    """Pauses, resumes or stops a campaign."""
+
+    campaign_id: str
+    control: Control
+
+
+@dataclass(frozen=True, slots=True)
+class GetStatus:
+    """Asks where every campaign stands."""
 
 
 # --- down ------------------------------------------------------------------------------------------------------------
@@ -144,7 +201,7 @@ class ComeBack:
 class CampaignEnded:
     """The campaign is over."""
 
-    completed: bool
+    ending: Ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,22 +221,92 @@ class ModelChunk:
 
 @dataclass(frozen=True, slots=True)
 class DecisionOffer:
-    """The signed decision that waits for a slim base."""
+    """The signed decision that waits for a slim base, and the campaign it belongs to."""
 
+    campaign: SignedDocument
     decision: SignedDocument
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The trainer's piece or document is stored."""
+    """The piece, document or wish is stored."""
 
 
-Up = GetCampaign | CheckIn | Contribute | FetchModel | AwaitDecision | UploadModel | PublishSlimBase
-Down = CampaignOffer | Invitation | ComeBack | CampaignEnded | ContributionCounted | ModelChunk | DecisionOffer | Stored
+@dataclass(frozen=True, slots=True)
+class CampaignStatus:
+    """Where one campaign stands, for the operator's eyes only.
+
+    Attributes:
+        campaign_id: Which.
+        device_class: Whom it is for.
+        phase: What is going on.
+        is_paused: No session is opened until it is resumed.
+        level: 0-based level of the schedule.
+        num_levels: Levels of the schedule.
+        attempt: Of the open session; 0 when none is open.
+        num_contributions: Devices in its sum.
+        quorum: Contributions without which it is given up.
+        cohort_size: Contributions at which it closes.
+        remaining_ms: Until its deadline.
+        awaited: What is waited for.
+        awaited_for_ms: How long already.
+        awaited_ids: Invited devices that have not contributed, sorted, at most 200.
+    """
+
+    campaign_id: str
+    device_class: str
+    phase: Phase
+    is_paused: bool
+    level: int
+    num_levels: int
+    attempt: int
+    num_contributions: int
+    quorum: int
+    cohort_size: int
+    remaining_ms: int
+    awaited: Awaited
+    awaited_for_ms: int
+    awaited_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetStatus:
+    """Where every campaign stands.
+
+    Attributes:
+        campaigns: Newest first, at most 100.
+        deny_list_age_ms: Since the deny-list was last fetched.
+        authority_is_built_in: The coordinator's operator can make up devices.
+    """
+
+    campaigns: tuple[CampaignStatus, ...]
+    deny_list_age_ms: int
+    authority_is_built_in: bool
+
+
+FleetUp = GetCampaign | CheckIn | Contribute | FetchModel
+TrainerUp = AwaitDecision | UploadModel | PublishSlimBase
+OperatorUp = StartCampaign | ControlCampaign | GetStatus
+CoordinatorUp = FleetUp | TrainerUp | OperatorUp
+"""What a coordinator is asked."""
+CoordinatorDown = (
+    CampaignOffer
+    | Invitation
+    | ComeBack
+    | CampaignEnded
+    | ContributionCounted
+    | ModelChunk
+    | DecisionOffer
+    | Stored
+    | FleetStatus
+)
+"""What a coordinator answers."""
+Up = CoordinatorUp | AuthorityUp
+Down = CoordinatorDown | AuthorityDown
 
 
 class Link(Protocol):
-    """A device's (or trainer's) line to the coordinator: one message up, one answer down."""
+    """A member's line to the coordinator or the authority: one message up, one answer down."""
 
     async def call(self, message: Up) -> Down:
         """Send ``message`` and return the answer.
@@ -191,28 +318,8 @@ class Link(Protocol):
         ...
 
 
-class Role(enum.StrEnum):
-    """What a certificate allows."""
-
-    DEVICE = "device"
-    TRAINER = "trainer"
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who is speaking, as the certificate says.
-
-    Attributes:
-        peer_id: Name in the certificate, such as ``device-03``.
-        role: What it may do.
-    """
-
-    peer_id: str
-    role: Role
-
-
 class Service(Protocol):
-    """The coordinator's end of a :class:`Link`: the runner implements it, a carrier calls it."""
+    """The other end of a :class:`Link`: coordinator and authority implement it, a carrier calls it."""
 
     async def handle(self, peer: Peer, message: Up) -> Down:
         """Answer ``message`` from ``peer``.

@@ -162,6 +162,8 @@ def tiny_campaign(**changes: Any) -> Campaign:
         levels=(Level(500, dense // 2), Level(250, dense // 4)),
         public_order=tuple(tuple(range(n)) for n in layout.dense_widths),
         cohort=CohortPolicy(size=4, quorum=2, deadline_ms=60_000),
+        decision_key=COORDINATOR_PUBLIC.hex(),
+        slim_base_key=TRAINER_PUBLIC.hex(),
     )
     return replace(campaign, **changes)
 

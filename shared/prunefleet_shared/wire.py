@@ -1,4 +1,4 @@
-"""Messages as bytes, every bound checked before a message is believed; the only importer of the generated code.
+"""Messages as bytes, every bound checked before a message is believed; only ``wire*`` import the generated code.
 
 Bytes are measured before they are parsed, and a field that this version does not have is refused, because a field
 nobody checks can carry anything. Encoding reads its own bytes back before it lets them go, so that nothing leaves that
@@ -10,6 +10,7 @@ the peer would read as something else. ``wire_methods`` has the calls, ``wire_li
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -17,15 +18,14 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from prunefleet_shared import messages as m
+from prunefleet_shared import wire_authority, wire_down, wire_up
 from prunefleet_shared import wire_limits as limits
-from prunefleet_shared._generated.prunefleet.v1 import fleet_pb2
+from prunefleet_shared._generated.prunefleet.v1 import authority_pb2, fleet_pb2
 from prunefleet_shared._generated.prunefleet.v1 import messages_pb2 as pb
-from prunefleet_shared.documents import MAX_DOCUMENT_BYTES, SignedDocument
+from prunefleet_shared.authority_messages import AuthorityDown
 from prunefleet_shared.errors import LocalProtocolError, Rejection, RejectReason, RemoteProtocolError, reject
-from prunefleet_shared.layout import MAX_LEVELS
 from prunefleet_shared.messages import Down, Peer, Service, Up
-from prunefleet_shared.wire_limits import CHUNK_BYTES, closed, hex_of, malformed, raw_of, sized
+from prunefleet_shared.wire_limits import CHUNK_BYTES, closed, malformed
 from prunefleet_shared.wire_methods import METHODS, Method, method_at, method_of
 
 __all__ = [
@@ -48,18 +48,16 @@ REJECTION_METADATA_KEY = "prunefleet-rejection-bin"
 
 _Parsed = TypeVar("_Parsed", bound=Message)
 _Said = TypeVar("_Said")
-_KINDS = {
-    "campaign": pb.DOCUMENT_KIND_CAMPAIGN,
-    "decision": pb.DOCUMENT_KIND_DECISION,
-    "slim_base": pb.DOCUMENT_KIND_SLIM_BASE,
-}
-_KIND_NAMES: dict[int, str] = {number: name for name, number in _KINDS.items()}
 _WIRE_TYPES: Mapping[str, tuple[type[Any], type[Any]]] = {
     f"/{service.full_name}/{rpc.name}": (GetMessageClass(rpc.input_type), GetMessageClass(rpc.output_type))
-    for service in fleet_pb2.DESCRIPTOR.services_by_name.values()
+    for file in (fleet_pb2, authority_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
     for rpc in service.methods
 }
 """Request and response type of every rpc, as the service descriptors have them."""
+
+
+_UP_TO_WIRE: Mapping[type, Callable[[Any], Message]] = {**wire_up.UP_TO_WIRE, **wire_authority.UP_TO_WIRE}
 
 
 def encode_up(message: Up) -> bytes:
@@ -80,7 +78,12 @@ def decode_up(method: str, data: bytes) -> Up:
         LocalProtocolError: There is no such method (the caller's bug).
     """
     row = method_at(method)
-    return _up_from_wire(_parse(_WIRE_TYPES[method][0], data, row.max_request_bytes))
+    wire = _parse(_WIRE_TYPES[method][0], data, row.max_request_bytes)
+    up = wire_up.up_from_wire(wire) or wire_authority.up_from_wire(wire)
+    if up is None:
+        msg = f"{wire.DESCRIPTOR.name} is no request"
+        raise LocalProtocolError(msg)
+    return up
 
 
 def encode_down(method: str, message: Down) -> bytes:
@@ -93,9 +96,8 @@ def encode_down(method: str, message: Down) -> bytes:
     if type(message) not in row.downs:
         msg = f"{method} is not answered with a {type(message).__name__}"
         raise LocalProtocolError(msg)
-    return _checked(
-        message, lambda down: _down_to_wire(_WIRE_TYPES[method][1], down), lambda data: decode_down(method, data)
-    )
+    response_type = _WIRE_TYPES[method][1]
+    return _checked(message, lambda down: _down_to_wire(response_type, down), lambda data: decode_down(method, data))
 
 
 def decode_down(method: str, data: bytes) -> Down:
@@ -106,7 +108,12 @@ def decode_down(method: str, data: bytes) -> Down:
         LocalProtocolError: There is no such method (the caller's bug).
     """
     row = method_at(method)
-    return _down_from_wire(_parse(_WIRE_TYPES[method][1], data, row.max_response_bytes))
+    wire = _parse(_WIRE_TYPES[method][1], data, row.max_response_bytes)
+    down = wire_down.down_from_wire(wire) or wire_authority.down_from_wire(wire)
+    if down is None:
+        msg = f"{wire.DESCRIPTOR.name} is no answer"
+        raise LocalProtocolError(msg)
+    return down
 
 
 def encode_rejection(rejection: Rejection) -> bytes:
@@ -138,10 +145,10 @@ async def answer(service: Service, peer: Peer, method: str, request: bytes) -> b
         LocalProtocolError: A bug on this side.
     """
     row = method_at(method)
-    if peer.role is not row.role:
+    if peer.role not in row.roles:
         raise reject(
             RejectReason.WRONG_ROLE,
-            expected=f"role {row.role.value}",
+            expected=f"role {' or '.join(sorted(row.roles))}",
             got=f"role {peer.role.value}",
             remedy="use the certificate that was issued for this work",
         )
@@ -187,171 +194,12 @@ def _unknown_in(wire: Message) -> str | None:
     """Name of the first message, at any depth, with a field that its type does not have."""
     if len(UnknownFieldSet(wire)):
         return wire.DESCRIPTOR.name
-    parts = (value for descriptor, value in wire.ListFields() if descriptor.message_type is not None)
+    fields = (value for descriptor, value in wire.ListFields() if descriptor.message_type is not None)
+    parts = itertools.chain.from_iterable([value] if isinstance(value, Message) else value for value in fields)
     return next(filter(None, map(_unknown_in, parts)), None)
 
 
-# --- up --------------------------------------------------------------------------------------------------------------
-
-_UP_TO_WIRE: Mapping[type, Callable[[Any], Message]] = {
-    m.GetCampaign: lambda up: pb.GetCampaignRequest(device_class=up.device_class),
-    m.CheckIn: lambda up: pb.CheckInRequest(
-        campaign_id=raw_of(up.campaign_id),
-        layout_fingerprint=raw_of(up.layout_fingerprint),
-        readiness=up.readiness,
-    ),
-    m.Contribute: lambda up: pb.ContributeRequest(session_id=raw_of(up.session_id), payload=up.payload),
-    m.FetchModel: lambda up: pb.FetchModelRequest(digest=raw_of(up.digest), offset=up.offset),
-    m.AwaitDecision: lambda up: pb.AwaitDecisionRequest(campaign_id=raw_of(up.campaign_id)),
-    m.UploadModel: lambda up: pb.UploadModelRequest(
-        digest=raw_of(up.digest), offset=up.offset, total_bytes=up.total_bytes, chunk=up.chunk
-    ),
-    m.PublishSlimBase: lambda up: pb.PublishSlimBaseRequest(slim_base=_document_to_wire(up.slim_base)),
-}
-
-
-def _up_from_wire(wire: Message) -> Up:
-    up: Up
-    match wire:
-        case pb.GetCampaignRequest():
-            up = m.GetCampaign(limits.device_class(wire.device_class))
-        case pb.CheckInRequest():
-            campaign_id = hex_of(wire.campaign_id, limits.ID_BYTES, "campaign_id")
-            fingerprint = hex_of(wire.layout_fingerprint, limits.DIGEST_BYTES, "layout_fingerprint")
-            up = m.CheckIn(campaign_id, fingerprint, closed(m.Readiness, wire.readiness, "readiness"))
-        case pb.ContributeRequest():
-            payload = sized(wire.payload, range(1, limits.MAX_CONTRIBUTION_BYTES + 1), "payload")
-            up = m.Contribute(hex_of(wire.session_id, limits.ID_BYTES, "session_id"), payload)
-        case pb.FetchModelRequest():
-            up = m.FetchModel(hex_of(wire.digest, limits.DIGEST_BYTES, "digest"), _offset(wire.offset))
-        case pb.AwaitDecisionRequest():
-            up = m.AwaitDecision(hex_of(wire.campaign_id, limits.ID_BYTES, "campaign_id"))
-        case pb.UploadModelRequest():
-            chunk = sized(wire.chunk, range(1, CHUNK_BYTES + 1), "chunk")
-            digest = hex_of(wire.digest, limits.DIGEST_BYTES, "digest")
-            up = m.UploadModel(digest, _offset(wire.offset), _total(wire.total_bytes), chunk)
-        case pb.PublishSlimBaseRequest():
-            up = m.PublishSlimBase(_document_in(wire, "slim_base"))
-        case _:
-            msg = f"{wire.DESCRIPTOR.name} is no request"
-            raise LocalProtocolError(msg)
-    return up
-
-
-# --- down ------------------------------------------------------------------------------------------------------------
-
-
 def _down_to_wire(response_type: type[Any], down: Down) -> Message:
-    wire: Message
-    match down:
-        case m.CampaignOffer(document):
-            wire = pb.GetCampaignResponse(campaign=_document_to_wire(document))
-        case m.Invitation():
-            wire = pb.CheckInResponse(invitation=_invitation_to_wire(down))
-        case m.ContributionCounted(session_id):
-            wire = pb.ContributeResponse(session_id=raw_of(session_id))
-        case m.ModelChunk(total_bytes, chunk):
-            wire = pb.FetchModelResponse(total_bytes=total_bytes, chunk=chunk)
-        case m.DecisionOffer(document):
-            wire = pb.AwaitDecisionResponse(decision=_document_to_wire(document))
-        case m.ComeBack(after_ms, awaited):
-            come_back = pb.ComeBack(after_ms=after_ms, awaited=awaited.value)  # type: ignore[arg-type]
-            wire = response_type(come_back=come_back)
-        case m.CampaignEnded(completed):
-            wire = response_type(campaign_ended=pb.CampaignEnded(completed=completed))
-        case m.Stored():
-            wire = response_type()
-    return wire
-
-
-def _down_from_wire(wire: Message) -> Down:
-    down: Down
-    match wire:
-        case pb.GetCampaignResponse():
-            down = m.CampaignOffer(_document_in(wire, "campaign"))
-        case pb.ContributeResponse():
-            down = m.ContributionCounted(hex_of(wire.session_id, limits.ID_BYTES, "session_id"))
-        case pb.FetchModelResponse():
-            chunk = sized(wire.chunk, range(CHUNK_BYTES + 1), "chunk")
-            down = m.ModelChunk(_total(wire.total_bytes), chunk)
-        case pb.CheckInResponse() | pb.AwaitDecisionResponse():
-            down = _alternative_from_wire(wire)
-        case pb.UploadModelResponse() | pb.PublishSlimBaseResponse():
-            down = m.Stored()
-        case _:
-            msg = f"{wire.DESCRIPTOR.name} is no answer"
-            raise LocalProtocolError(msg)
-    return down
-
-
-def _alternative_from_wire(wire: pb.CheckInResponse | pb.AwaitDecisionResponse) -> Down:
-    which = wire.WhichOneof("answer")
-    if which is None:
-        raise malformed("one answer", "none")
-    if which == "decision":
-        return m.DecisionOffer(_document_in(wire, which))
-    part = getattr(wire, which)
-    if which == "invitation":
-        return _invitation_from_wire(part)
-    if which == "come_back":
-        return m.ComeBack(part.after_ms, closed(m.Awaited, part.awaited, "awaited"))
-    return m.CampaignEnded(part.completed)
-
-
-def _invitation_to_wire(invitation: m.Invitation) -> pb.Invitation:
-    decision, slim_base = invitation.decision, invitation.slim_base
-    return pb.Invitation(
-        session_id=raw_of(invitation.session_id),
-        kind=invitation.kind.value,  # type: ignore[arg-type]  # the numbers are the wire's
-        level=invitation.level,
-        attempt=invitation.attempt,
-        remaining_ms=invitation.remaining_ms,
-        decision=None if decision is None else _document_to_wire(decision),
-        slim_base=None if slim_base is None else _document_to_wire(slim_base),
-    )
-
-
-def _invitation_from_wire(wire: pb.Invitation) -> m.Invitation:
-    return m.Invitation(
-        hex_of(wire.session_id, limits.ID_BYTES, "session_id"),
-        closed(m.SessionKind, wire.kind, "kind"),
-        limits.bounded(wire.level, range(MAX_LEVELS), "level"),
-        limits.bounded(wire.attempt, range(1, limits.MAX_ATTEMPT + 1), "attempt"),
-        wire.remaining_ms,
-        _document_in(wire, "decision") if wire.HasField("decision") else None,
-        _document_in(wire, "slim_base") if wire.HasField("slim_base") else None,
-    )
-
-
-# --- parts of both ---------------------------------------------------------------------------------------------------
-
-
-def _document_to_wire(document: SignedDocument) -> pb.SignedDocument:
-    return pb.SignedDocument(
-        kind=_KINDS.get(document.kind, pb.DOCUMENT_KIND_UNSPECIFIED),
-        payload=document.payload,
-        signature=document.signature,
-        public_key=document.public_key,
-    )
-
-
-def _document_in(holder: Message, name: str) -> SignedDocument:
-    if not holder.HasField(name):
-        raise malformed(f"a {name}", "none")
-    wire: pb.SignedDocument = getattr(holder, name)
-    if wire.kind not in _KIND_NAMES:
-        raise malformed("kind, a DocumentKind", "unset or an unknown number")
-    return SignedDocument(
-        _KIND_NAMES[wire.kind],
-        sized(wire.payload, range(1, MAX_DOCUMENT_BYTES + 1), "payload"),
-        sized(wire.signature, limits.SIGNATURE_BYTES, "signature"),
-        sized(wire.public_key, limits.PUBLIC_KEY_BYTES, "public_key"),
-    )
-
-
-def _offset(value: int) -> int:
-    return limits.bounded(value, range(limits.MAX_MODEL_BYTES + 1), "offset")
-
-
-def _total(value: int) -> int:
-    return limits.bounded(value, range(1, limits.MAX_MODEL_BYTES + 1), "total_bytes")
+    if isinstance(down, AuthorityDown):
+        return wire_authority.down_to_wire(response_type, down)
+    return wire_down.down_to_wire(response_type, down)

@@ -28,6 +28,15 @@ MAX_SLIM_BASE_BYTES = 64 * 1024
 ENVELOPE_BYTES = 1024
 """Everything in a message that is not its payload, and all of a message that has none."""
 
+MAX_LIST_BYTES = 4 * 1024 * 1024
+"""100,000 serial numbers take 2.2 MB, 100 campaigns that each wait for 200 devices 1.3 MB."""
+
+MAX_CERTIFICATE_BYTES = 4 * 1024
+"""A P-256 certificate takes about 600 bytes."""
+
+MAX_MEMBERSHIP_BYTES = 16 * 1024
+"""Two certificates, 16 keys of 91 bytes and three short texts."""
+
 MAX_REJECTION_BYTES = 4 * 1024
 """Three texts of 200 characters of at most 4 bytes; stays below gRPC's 8 KiB of metadata."""
 
@@ -38,6 +47,21 @@ MAX_REQUEST_BYTES = MAX_CONTRIBUTION_BYTES + ENVELOPE_BYTES
 """The longest request of any method: more than this the carrier refuses without reading it."""
 
 ID_BYTES = 16
+TOKEN_ID_BYTES = 8
+TOKEN_SECRET_BYTES = 32
+SERIAL_BYTES = range(1, 21)
+"""RFC 5280, section 4.1.2.2: at most 20 octets."""
+
+MAX_DENIED = 100_000
+MAX_PAGE = 1000
+"""Members in a page, tokens at once."""
+
+MAX_CAMPAIGNS = 100
+MAX_AWAITED_IDS = 200
+MAX_TOKEN_CHARACTERS = 512
+MAX_OPERATOR_KEYS = 16
+MAX_ADDRESS_CHARACTERS = 255
+TOKEN_VALID_FOR_S = range(60, 30 * 24 * 3600 + 1)
 DIGEST_BYTES = 32
 SIGNATURE_BYTES = range(8, 73)
 """An ECDSA P-256 signature in DER."""
@@ -47,6 +71,8 @@ PUBLIC_KEY_BYTES = range(91, 92)
 
 MAX_ATTEMPT = 1000
 _DEVICE_CLASS = re.compile(r"[a-z0-9-]{1,32}")
+_NAME = re.compile(r"[a-z0-9-]{1,64}")
+_ADDRESS = re.compile(r"(\[[0-9a-f:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}")
 _REMEDY = "speak protocol prunefleet.v1"
 Closed = TypeVar("Closed", bound=enum.IntEnum)
 
@@ -104,12 +130,24 @@ def device_class(text: str) -> str:
     return text
 
 
-def short_text(text: str, field: str) -> str:
+def member_name(text: str, field: str) -> str:
+    """``text`` itself; raises ``MALFORMED`` unless it is 1 to 64 of ``a-z 0-9 -``."""
+    if not _NAME.fullmatch(text):
+        raise malformed(f"{field} of 1 to 64 of a-z 0-9 -", f"{len(text)} characters, or others")
+    return text
+
+
+def address(text: str, field: str) -> str:
+    """``text`` itself; raises ``MALFORMED`` unless it is printable ASCII ``host:port`` of a sane length."""
+    if not _ADDRESS.fullmatch(text) or len(text) > MAX_ADDRESS_CHARACTERS:
+        raise malformed(f"{field} as host:port", f"{len(text)} characters, or others")
+    return text
+
+
+def short_text(text: str, field: str, max_characters: int = MAX_REJECTION_CHARACTERS) -> str:
     """``text`` itself; raises ``MALFORMED`` when it is long or could play tricks on a terminal."""
-    if len(text) > MAX_REJECTION_CHARACTERS or not text.isprintable():
-        raise malformed(
-            f"{field} of at most {MAX_REJECTION_CHARACTERS} printable characters", f"{len(text)}, or others"
-        )
+    if len(text) > max_characters or not text.isprintable():
+        raise malformed(f"{field} of at most {max_characters} printable characters", f"{len(text)}, or others")
     return text
 
 

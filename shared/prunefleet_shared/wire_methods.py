@@ -10,6 +10,21 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from prunefleet_shared import wire_limits as limits
+from prunefleet_shared.authority_messages import (
+    AuthorityOffer,
+    CreateTokens,
+    DenyList,
+    GetAuthority,
+    Join,
+    ListDenied,
+    ListMembers,
+    MemberList,
+    Membership,
+    Renew,
+    Revoke,
+    Revoked,
+    TokenList,
+)
 from prunefleet_shared.errors import LocalProtocolError
 from prunefleet_shared.messages import (
     AwaitDecision,
@@ -19,20 +34,27 @@ from prunefleet_shared.messages import (
     ComeBack,
     Contribute,
     ContributionCounted,
+    ControlCampaign,
     DecisionOffer,
     Down,
     FetchModel,
+    FleetStatus,
     GetCampaign,
+    GetStatus,
     Invitation,
     ModelChunk,
     PublishSlimBase,
     Role,
+    StartCampaign,
     Stored,
     Up,
     UploadModel,
 )
 
-_SERVICES = {Role.DEVICE: "prunefleet.v1.Fleet", Role.TRAINER: "prunefleet.v1.Trainer"}
+FLEET, TRAINER, OPERATOR = "prunefleet.v1.Fleet", "prunefleet.v1.Trainer", "prunefleet.v1.Operator"
+ENROLMENT, AUTHORITY = "prunefleet.v1.Enrolment", "prunefleet.v1.Authority"
+COORDINATOR_SERVICES = (FLEET, TRAINER, OPERATOR)
+"""What a coordinator serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,37 +64,53 @@ class Method:
     Attributes:
         up: What is asked; the method has its name.
         downs: What may be answered.
-        role: The only role that may call it; each role has its own service.
+        service: Full name of the service it belongs to.
+        roles: Whose certificates may call it.
         max_request_bytes: Longest request.
         max_response_bytes: Longest answer.
     """
 
     up: type[Up]
     downs: tuple[type[Down], ...]
-    role: Role
+    service: str
+    roles: frozenset[Role]
     max_request_bytes: int
     max_response_bytes: int
 
     @property
     def path(self) -> str:
         """Full path, such as ``/prunefleet.v1.Fleet/CheckIn``."""
-        return f"/{_SERVICES[self.role]}/{self.up.__name__}"
+        return f"/{self.service}/{self.up.__name__}"
 
 
-_DEVICE, _TRAINER = Role.DEVICE, Role.TRAINER
-_SHORT, _DOCUMENTS, _PIECE = (
+_DEVICE, _TRAINER, _OPERATOR = frozenset({Role.DEVICE}), frozenset({Role.TRAINER}), frozenset({Role.OPERATOR})
+_NEWCOMER, _COORDINATOR = frozenset({Role.NEWCOMER}), frozenset({Role.COORDINATOR})
+_MEMBERS = _DEVICE | _TRAINER | _OPERATOR | _COORDINATOR
+_SHORT, _DOCUMENTS, _PIECE, _LIST = (
     limits.ENVELOPE_BYTES,
     limits.MAX_DOCUMENT_MESSAGE_BYTES,
     limits.MAX_CHUNK_MESSAGE_BYTES,
+    limits.MAX_LIST_BYTES,
 )
+_CERTIFICATES = limits.MAX_MEMBERSHIP_BYTES
 _ROWS = (
-    Method(GetCampaign, (CampaignOffer,), _DEVICE, _SHORT, _DOCUMENTS),
-    Method(CheckIn, (Invitation, ComeBack, CampaignEnded), _DEVICE, _SHORT, _DOCUMENTS),
-    Method(Contribute, (ContributionCounted,), _DEVICE, limits.MAX_REQUEST_BYTES, _SHORT),
-    Method(FetchModel, (ModelChunk,), _DEVICE, _SHORT, _PIECE),
-    Method(AwaitDecision, (DecisionOffer, ComeBack, CampaignEnded), _TRAINER, _SHORT, _DOCUMENTS),
-    Method(UploadModel, (Stored,), _TRAINER, _PIECE, _SHORT),
-    Method(PublishSlimBase, (Stored,), _TRAINER, limits.MAX_SLIM_BASE_BYTES, _SHORT),
+    Method(GetCampaign, (CampaignOffer, ComeBack), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
+    Method(CheckIn, (Invitation, ComeBack, CampaignEnded), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
+    Method(Contribute, (ContributionCounted,), FLEET, _DEVICE, limits.MAX_REQUEST_BYTES, _SHORT),
+    Method(FetchModel, (ModelChunk,), FLEET, _DEVICE | _TRAINER, _SHORT, _PIECE),
+    Method(AwaitDecision, (DecisionOffer, ComeBack, CampaignEnded), TRAINER, _TRAINER, _SHORT, 2 * _DOCUMENTS),
+    Method(UploadModel, (Stored,), TRAINER, _TRAINER | _OPERATOR, _PIECE, _SHORT),
+    Method(PublishSlimBase, (Stored,), TRAINER, _TRAINER, limits.MAX_SLIM_BASE_BYTES, _SHORT),
+    Method(StartCampaign, (Stored,), OPERATOR, _OPERATOR, _DOCUMENTS, _SHORT),
+    Method(ControlCampaign, (Stored,), OPERATOR, _OPERATOR, _SHORT, _SHORT),
+    Method(GetStatus, (FleetStatus,), OPERATOR, _OPERATOR, _SHORT, _LIST),
+    Method(GetAuthority, (AuthorityOffer,), ENROLMENT, _NEWCOMER, _SHORT, _CERTIFICATES),
+    Method(Join, (Membership,), ENROLMENT, _NEWCOMER, _CERTIFICATES, _CERTIFICATES),
+    Method(Renew, (Membership,), AUTHORITY, _MEMBERS, _CERTIFICATES, _CERTIFICATES),
+    Method(ListDenied, (DenyList,), AUTHORITY, _COORDINATOR, _SHORT, _LIST),
+    Method(Revoke, (Revoked,), AUTHORITY, _OPERATOR, _SHORT, _SHORT),
+    Method(CreateTokens, (TokenList,), AUTHORITY, _OPERATOR, _SHORT, _LIST),
+    Method(ListMembers, (MemberList,), AUTHORITY, _OPERATOR, _SHORT, _LIST),
 )
 
 METHODS: Mapping[str, Method] = MappingProxyType({row.path: row for row in _ROWS})

@@ -1,6 +1,6 @@
 """The report's charts, drawn by matplotlib as SVG to be set into a page.
 
-Every function takes parts of a :class:`~prunefleet_simulation.report_model.Report` and returns one ``<svg>`` element:
+Every function takes parts of a :class:`~prunefleet_coordinator.report_model.Report` and returns one ``<svg>`` element:
 same input, same bytes. No global figure is made (matplotlib's settings are changed while a chart is drawn and put back:
 draw from one thread at a time). Text stays text: it can be searched and read aloud, and the page's font applies.
 Colours are Okabe & Ito's, which colour-blind readers tell apart: blue is the fleet or a gain, orange a loss, grey the
@@ -24,10 +24,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from prunefleet_shared.masks import NUM_MASKS, FloatArray
-from prunefleet_shared.metrics import GAIN_EDGES, LATENCY_EDGES, NUM_BINS
-from prunefleet_simulation.report_model import (
+from prunefleet_coordinator.report_model import (
     Arm,
+    ArmName,
     DecisionRecord,
     Device,
     GroupTally,
@@ -36,7 +35,8 @@ from prunefleet_simulation.report_model import (
     Seed,
     Wire,
 )
-from prunefleet_simulation.results import ArmName
+from prunefleet_shared.masks import NUM_MASKS, FloatArray
+from prunefleet_shared.metrics import GAIN_EDGES, LATENCY_EDGES, NUM_BINS
 
 BLUE, ORANGE, GREY, PALE, INK = "#0072b2", "#d55e00", "#8a94a0", "#dfe4ea", "#24303c"
 CERTAINTY = LinearSegmentedColormap.from_list("certainty", ["#eef3f8", "#7fb3d5", BLUE, "#003e63"], N=15)
@@ -201,19 +201,24 @@ def bytes_by_direction(wire: Wire, num_devices: float) -> str:
 
 
 def outcomes(rounds: Sequence[Round]) -> str:
-    """For every level, summed over seeds: how many devices fell into each bin of accuracy gain and of latency."""
-    levels = sorted({part.level for part in rounds})
+    """For every level, summed over seeds: how many devices fell into each bin of accuracy gain and of latency.
+
+    Args:
+        rounds: At least one whose outcome session has closed; others are passed over.
+    """
+    told = [(part, part.outcome) for part in rounds if part.outcome]
+    levels = sorted({part.level for part, _ in told})
     with _style("outcomes"):
         figure = Figure(figsize=(_WIDTH_IN, 0.7 + 1.5 * len(levels)), layout="constrained")
         panels = figure.subplots(len(levels), 2, sharex="col", sharey=True, squeeze=False)
         for (gain_axes, latency_axes), level in zip(panels, levels, strict=True):
-            parts = [part for part in rounds if part.level == level]
-            gain = np.sum([part.outcome.accuracy_gain for part in parts], axis=0)
-            latency = np.sum([part.outcome.latency_ratio for part in parts], axis=0)
+            parts = [(part, outcome) for part, outcome in told if part.level == level]
+            gain = np.sum([outcome.accuracy_gain for _, outcome in parts], axis=0)
+            latency = np.sum([outcome.latency_ratio for _, outcome in parts], axis=0)
             colours = [ORANGE if edge < 0 else BLUE if edge > 0.005 else GREY for edge in (*GAIN_EDGES, 1.0)]
             _histogram(gain_axes, gain, [100 * edge for edge in GAIN_EDGES], colours)
             _histogram(latency_axes, latency, LATENCY_EDGES, [GREY] * NUM_BINS)
-            title = f"level {level + 1}: {parts[0].level_permille / 10:g} % of the cost"
+            title = f"level {level + 1}: {parts[0][0].level_permille / 10:g} % of the cost"
             gain_axes.set_title(title, fontsize=9.5, loc="left")
             gain_axes.set_ylabel("devices")
         panels[-1][0].set_xlabel("accuracy gain over own choice, points")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import lzma
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +10,15 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from prunefleet_edge.data import ImageArray, LabelArray, PrivateData, Samples, check_images, why_unusable
+from prunefleet_edge.data import ImageArray, LabelArray, PrivateData, Samples, check_images
 from prunefleet_edge.models import ModelSpec, parse_spec
+from prunefleet_edge.npz_file import DAMAGED, labelled_arrays
 from prunefleet_shared.errors import ConfigError, InputError
 from prunefleet_shared.masks import IntArray
 from prunefleet_simulation.cameras import shift
 from prunefleet_simulation.partition import parse_partition
 from prunefleet_simulation.settings import Settings
 
-MAX_CLASSES = 10_000
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
-"""What numpy and the archive modules raise on a file that is cut, damaged or no npz at all."""
 MIN_OWN_IMAGES = 8
 MIN_REPORT_IMAGES = 4
 
@@ -105,14 +100,19 @@ def make_fleet_data(settings: Settings, seed: int) -> FleetData:
 
 def _load(data: str | None) -> tuple[Pool, Pool | None, str]:
     if data is None:
-        return _digits(), None, "Images: scikit-learn's handwritten digits, 8x8 scaled to 12x12, one camera per device."
+        return (
+            digits_pool(),
+            None,
+            "Images: scikit-learn's handwritten digits, 8x8 scaled to 12x12, one camera per device.",
+        )
     path = npz_path(data, "data")
     train, test = load_npz(path)
     return train, test, f"Images: {path.name}."
 
 
 @functools.cache
-def _digits() -> Pool:
+def digits_pool() -> Pool:
+    """Scikit-learn's handwritten digits: 1797 images of 12x12x1."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -152,7 +152,7 @@ def load_npz(path: Path) -> tuple[Pool, Pool | None]:
                 raise ValueError(msg)
             train = _pool(arrays, "train", path)
             test = _pool(arrays, "test", path) if "x_test" in arrays else None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         msg = f"{path}: not a readable npz file: {error}"
         raise InputError(msg) from None
     if test is not None and test.images.shape[1:] != train.images.shape[1:]:
@@ -163,19 +163,7 @@ def load_npz(path: Path) -> tuple[Pool, Pool | None]:
 
 
 def _pool(arrays: Any, part: str, path: Path) -> Pool:
-    missing = [name for name in (f"x_{part}", f"y_{part}") if name not in arrays]
-    if missing:
-        msg = f"{path}: expected arrays x_{part} and y_{part}, {' and '.join(missing)} missing; it has {sorted(arrays)}"
-        raise InputError(msg)
-    images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
-    if images.dtype != np.uint8:
-        msg = f"{path}: {part}: expected uint8 images, got {images.dtype} of shape {images.shape}"
-        raise InputError(msg)
-    why = why_unusable(images, labels, MAX_CLASSES)
-    if why:
-        msg = f"{path}: {part}: {why}"
-        raise InputError(msg)
-    return Pool(images, labels.astype(np.int64))
+    return Pool(*labelled_arrays(arrays, f"_{part}", path))
 
 
 def _split_public(settings: Settings, train: Pool, rng: np.random.Generator) -> tuple[Pool, Pool, tuple[str, ...]]:
@@ -192,7 +180,7 @@ def _split_public(settings: Settings, train: Pool, rng: np.random.Generator) -> 
 def _device(settings: Settings, mine: Pool, test: Pool | None, seed: list[int]) -> DevicePools:
     preset, rng = settings.recipe, np.random.default_rng(seed)
     limit = settings.images_per_device or preset.images_per_device
-    own_index, rest_index = _stratified_cut(mine.labels, limit)
+    own_index, rest_index = stratified_cut(mine.labels, limit)
     own, report = mine[own_index], mine[rest_index]
     if test is not None:
         candidates = np.flatnonzero(np.isin(test.labels, np.unique(own.labels)))
@@ -204,7 +192,7 @@ def _device(settings: Settings, mine: Pool, test: Pool | None, seed: list[int]) 
     return DevicePools(Pool(both[: len(own)], own.labels), Pool(both[len(own) :], report.labels))
 
 
-def _stratified_cut(labels: LabelArray, limit: int) -> tuple[IntArray, IntArray]:
+def stratified_cut(labels: LabelArray, limit: int) -> tuple[IntArray, IntArray]:
     """Indices of ``limit`` images that hold every class in proportion (rounded), in given order, and of the rest."""
     rank = np.zeros(len(labels))
     for label in np.unique(labels):

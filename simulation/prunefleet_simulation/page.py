@@ -1,22 +1,24 @@
 """The report as one self-contained web page, and both files as written to disk.
 
-The page is made from the :class:`~prunefleet_simulation.report_model.Report` alone, loads nothing from anywhere (styles
-and charts are inside), fits a phone and prints. Words and numbers are escaped; only our own charts enter as markup.
+The page is made from the :class:`~prunefleet_coordinator.report_model.Report` alone, of a simulation or a real fleet,
+loads nothing from anywhere (styles and charts are inside), fits a phone and prints. Words and numbers are escaped; only
+our own charts enter as markup.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from prunefleet_coordinator.report_model import ArmName, PairName, PhaseName, Report, Seed, Wire, report_json
+from prunefleet_shared.durations import in_words
 from prunefleet_simulation import charts
-from prunefleet_simulation.report import PAIRS, build_report, report_json
-from prunefleet_simulation.report_model import PairName, Report
-from prunefleet_simulation.results import ArmName, RunResult
+from prunefleet_simulation.report import PAIRS, build_report
+from prunefleet_simulation.results import RunResult
 
 ARM_EXPLANATIONS = {
     "dense": "The unpruned base, fine-tuned on the device.",
@@ -29,6 +31,14 @@ EFFECT_HEADINGS = {
     "added": "The fleet helped",
     "nothing": "The fleet made no measurable difference",
     "hurt": "The fleet did harm",
+}
+PHASE_HEADINGS: dict[PhaseName, str] = {
+    "voting": "The fleet is voting",
+    "retraining": "Decided; the trainer's network is awaited",
+    "measuring": "Decided; the fleet is measuring",
+    "completed": "The campaign is completed",
+    "failed": "The campaign failed: too few devices took part in a round",
+    "stopped": "The campaign was stopped by the operator",
 }
 
 
@@ -74,7 +84,7 @@ def render_page(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=_percent, points=_points, bytes=charts.format_bytes, duration=format_duration, digits=_digits
+        percent=_percent, points=_points, bytes=charts.format_bytes, duration=in_words, digits=_digits
     )
     return environment.get_template("report.html.j2").render(
         report=report,
@@ -82,19 +92,18 @@ def render_page(report: Report) -> str:
         arm_labels=charts.ARM_LABELS,
         arm_explanations=ARM_EXPLANATIONS,
         pairs=PAIRS,
-        heading=EFFECT_HEADINGS[report.verdict.effect] if report.verdict else "What the fleet decided",
-        num_devices=_devices_per_seed(report),
+        heading=_heading(report),
+        num_devices=_devices_per_seed(report.seeds or []),
+        num_measured=sum(part.outcome is not None for part in report.rounds),
+        num_accepted=_num_accepted(report),
+        num_finished=_num_finished(report),
     )
 
 
-def format_duration(seconds: float) -> str:
-    """A time as people say it: ``"48 s"``, ``"3 min 05 s"``, ``"2 h 10 min"``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+def _heading(report: Report) -> str:
+    if report.verdict:
+        return EFFECT_HEADINGS[report.verdict.effect]
+    return PHASE_HEADINGS[report.fleet.phase] if report.fleet else "What the fleet decided"
 
 
 def _charts(report: Report) -> Iterator[Chart]:
@@ -102,22 +111,14 @@ def _charts(report: Report) -> Iterator[Chart]:
         yield _accuracy_chart(report)
     if report.arms_paired and report.devices:
         yield _gain_chart(report)
-    yield _topology_chart(report)
-    yield Chart(
-        "bytes",
-        f"{charts.format_bytes(report.wire.up_bytes_per_device_session)} up per device and session",
-        "Protocol messages as serialised. A device sends no weights; training by federated averaging would send "
-        "every weight up, every round.",
-        Markup(charts.bytes_by_direction(report.wire, _devices_per_seed(report))),  # noqa: S704 - our own drawing
-    )
-    yield _outcome_chart(report)
-    if len(report.seeds) > 1:
-        yield Chart(
-            "time",
-            f"{format_duration(report.wall_s)} for {len(report.seeds)} seeds",
-            "Wall time of each seed: training of all arms, decisions and evaluation, on the machine named below.",
-            Markup(charts.time_by_seed(report.seeds)),  # noqa: S704 - our own drawing
-        )
+    if report.decisions:
+        yield _topology_chart(report)
+    if report.wire:
+        yield _bytes_chart(report.wire, _devices_per_seed(report.seeds or []))
+    if any(part.outcome for part in report.rounds):
+        yield _outcome_chart(report)
+    if report.seeds and len(report.seeds) > 1:
+        yield _time_chart(report.seeds, report.wall_s or 0.0)
 
 
 def _accuracy_chart(report: Report) -> Chart:
@@ -147,34 +148,61 @@ def _gain_chart(report: Report) -> Chart:
 
 
 def _topology_chart(report: Report) -> Chart:
-    seed = report.seeds[0].seed
+    seed = report.seeds[0].seed if report.seeds else None
     decisions = [decision for decision in report.decisions if decision.seed == seed]
     rounds = [part for part in report.rounds if part.seed == seed]
     tallies = [tally for tally in report.topology if tally.seed == seed]
     kept = ", then ".join(f"{sum(decision.widths):,}" for decision in decisions)
+    which = "" if seed is None else f"; seed {seed}"
     return Chart(
         "topology",
         f"The decided network keeps {kept} of {sum(t.num_channels for t in tallies):,} channels",
         "A row per channel group: outlined what the dense network has, filled what stays. The darker a cell, the "
-        f"surer the fleet is of that channel. Rows grow with the square root of the width; seed {seed}.",
+        f"surer the fleet is of that channel. Rows grow with the square root of the width{which}.",
         Markup(charts.topology(decisions, tallies, [part.level_permille for part in rounds])),  # noqa: S704
     )
 
 
+def _bytes_chart(wire: Wire, num_devices: float) -> Chart:
+    return Chart(
+        "bytes",
+        f"{charts.format_bytes(wire.up_bytes_per_device_session)} up per device and session",
+        "Protocol messages as serialised. A device sends no weights; training by federated averaging would send "
+        "every weight up, every round.",
+        Markup(charts.bytes_by_direction(wire, num_devices)),  # noqa: S704 - our own drawing
+    )
+
+
 def _outcome_chart(report: Report) -> Chart:
-    accepted = sum(part.outcome.accepted for part in report.rounds)
-    finished = sum(part.outcome.finished for part in report.rounds)
+    over = "devices and seeds" if report.seeds else "devices"
     return Chart(
         "outcomes",
-        f"The gate kept the fleet's network {accepted} times out of {finished}",
-        "What the outcome sessions say, in sums over devices and seeds: accuracy gained on the gate's images, and "
-        "measured latency.",
+        f"The gate kept the fleet's network {_num_accepted(report)} times out of {_num_finished(report)}",
+        f"What the outcome sessions say, in sums over {over}: accuracy gained on the gate's images, and measured "
+        "latency.",
         Markup(charts.outcomes(report.rounds)),  # noqa: S704 - our own drawing
     )
 
 
-def _devices_per_seed(report: Report) -> float:
-    return sum(seed.num_devices for seed in report.seeds) / len(report.seeds)
+def _time_chart(seeds: Sequence[Seed], wall_s: float) -> Chart:
+    return Chart(
+        "time",
+        f"{in_words(wall_s)} for {len(seeds)} seeds",
+        "Wall time of each seed: training of all arms, decisions and evaluation, on the machine named below.",
+        Markup(charts.time_by_seed(seeds)),  # noqa: S704 - our own drawing
+    )
+
+
+def _num_accepted(report: Report) -> int:
+    return sum(part.outcome.accepted for part in report.rounds if part.outcome)
+
+
+def _num_finished(report: Report) -> int:
+    return sum(part.outcome.finished for part in report.rounds if part.outcome)
+
+
+def _devices_per_seed(seeds: Sequence[Seed]) -> float:
+    return sum(seed.num_devices for seed in seeds) / max(1, len(seeds))
 
 
 def _percent(fraction: float, decimals: int = 1) -> str:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prunefleet_edge.recipes import recipe_named
 from prunefleet_edge.training import Recipe
 from prunefleet_simulation.cameras import CameraRange
+from prunefleet_trainer import recipes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,9 @@ class Preset:
 DIGITS = Preset(
     name="digits",
     model="resnet8",
-    base=Recipe(epochs=16, learning_rate=0.1, batch_size=64, shift_pixels=1),
-    public=Recipe(epochs=12, learning_rate=0.05, batch_size=64, shift_pixels=1),
-    local=Recipe(epochs=20, learning_rate=0.03, batch_size=20, held_out_ratio=0.2, shift_pixels=1, min_steps=40),
+    base=recipes.DIGITS.base,
+    public=recipes.DIGITS.slim_base,
+    local=recipe_named("digits"),
     public_ratio=1 / 3,
     images_per_device=40,
     report_images=1000,
@@ -53,9 +55,9 @@ DIGITS = Preset(
 IMAGES = Preset(
     name="images",
     model="resnet20",
-    base=Recipe(epochs=24, learning_rate=0.2, batch_size=128, shift_pixels=4, flip=True),
-    public=Recipe(epochs=3, learning_rate=0.1, batch_size=128, shift_pixels=4, flip=True),
-    local=Recipe(epochs=20, learning_rate=0.02, batch_size=32, held_out_ratio=0.2, shift_pixels=4, flip=True),
+    base=recipes.IMAGES.base,
+    public=recipes.IMAGES.slim_base,
+    local=recipe_named("images"),
     public_ratio=0.5,
     images_per_device=100,
     report_images=1000,

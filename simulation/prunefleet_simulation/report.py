@@ -1,49 +1,35 @@
-"""From a run's measurements to its report, and the report's JSON and schema as text.
+"""From a simulation's measurements to its report; what follows from documents and sums alone is the coordinator's.
 
 After a change of the model, ``python -m prunefleet_simulation.report --write-schema`` writes the schema again.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from prunefleet_shared.campaign import Campaign
-from prunefleet_shared.lanes import LaneBlock, grade_lane
-from prunefleet_shared.layout import NUM_WIDTH_OPTIONS
-from prunefleet_shared.masks import FloatArray
-from prunefleet_shared.metrics import NUM_BINS, OUTCOME_LANES
-from prunefleet_simulation.report_model import (
+from prunefleet_coordinator.report_model import (
     Arm,
-    Contribution,
-    ContributionPart,
+    ArmName,
     DecisionRecord,
     Device,
     Effect,
-    GroupTally,
     Paired,
     PairName,
     Report,
     Round,
-    RoundOutcome,
     Seed,
-    SessionName,
-    Setting,
     Verdict,
     Wire,
+    report_schema,
 )
-from prunefleet_simulation.results import ARMS, ArmName, LevelResult, RunResult, SeedResult
-from prunefleet_simulation.statistics import (
-    bootstrap_mean,
-    channel_agreement,
-    paired_difference,
-    width_agreement,
-    worst_decile,
-)
+from prunefleet_coordinator.report_parts import contribution_of, decision_record, group_tallies, round_of, setting_of
+from prunefleet_shared.masks import FloatArray
+from prunefleet_simulation.results import ARMS, LevelResult, RunResult, SeedResult
+from prunefleet_simulation.statistics import bootstrap_mean, paired_difference, worst_decile
 
 SCHEMA_PATH = Path(__file__).with_name("report.schema.json")
 PAIRS: tuple[tuple[PairName, ArmName], ...] = (
@@ -65,6 +51,7 @@ def build_report(run: RunResult, *, replay_command: str | None = None, base_weig
     Raises:
         ValueError: The run has no seed, or a number is impossible, such as an accuracy above 1 (a bug in the caller).
     """
+    campaign = run.seeds[0].campaign
     paired = {name: _paired(run, arm) for name, arm in PAIRS if {"fleet", arm} <= _arms_measured(run)}
     return Report(
         run_id=run.run_id,
@@ -73,37 +60,18 @@ def build_report(run: RunResult, *, replay_command: str | None = None, base_weig
         wall_s=run.wall_s,
         notes=list(run.notes),
         versions=dict(run.versions),
-        setting=_setting(run),
+        setting=setting_of(campaign, run.preset),
         seeds=[Seed(seed=s.seed, num_devices=len(s.devices), wall_s=s.wall_s) for s in run.seeds],
         verdict=_verdict(paired),
         arms={arm: _arm(run, arm) for arm in _arm_names(run)},
         arms_paired=paired,
         wire=_wire(run.seeds, base_weight_bytes),
-        contribution=_contribution(run.seeds[0].campaign),
+        contribution=contribution_of(campaign),
         rounds=[_round(seed, level) for seed in run.seeds for level in seed.levels],
         decisions=[_decision(seed, level) for seed in run.seeds for level in seed.levels],
-        topology=[tally for seed in run.seeds for tally in _tallies(seed)],
+        topology=[tally for s in run.seeds for tally in group_tallies(s.campaign, s.vote_total, s.seed)],
         devices=_devices(run),
     )
-
-
-def report_json(report: Report) -> str:
-    """The document as ``report.json``: one line per device, round or decision, so that it can be read and compared."""
-    lines = []
-    for key, value in report.model_dump(mode="json").items():
-        if isinstance(value, list) and value:
-            items = ",\n".join(f"    {json.dumps(item, ensure_ascii=False)}" for item in value)
-            lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
-        else:
-            text = json.dumps(value, indent=2, ensure_ascii=False).replace("\n", "\n  ")
-            lines.append(f"  {json.dumps(key)}: {text}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def report_schema() -> str:
-    """JSON Schema (2020-12) of ``report.json``; the text of the committed ``report.schema.json``."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Report.model_json_schema()}
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def _arms_measured(run: RunResult) -> set[str]:
@@ -192,101 +160,12 @@ def _wire(seeds: Sequence[SeedResult], base_weight_bytes: int | None) -> Wire:
     )
 
 
-_MEANINGS = {
-    "grade": "Graded mask: for every channel, in how many of 7 nested masks it survives (0 to 7).",
-    "width": f"Width votes: for every group and level, one of {NUM_WIDTH_OPTIONS} widths.",
-    "tried": "Tried the decision: yes or no.",
-    "finished": "Finished fine-tuning: yes or no.",
-    "accepted": "Kept the fleet's network: yes or no.",
-    "accuracy_gain": f"Accuracy gained over its own choice: one of {NUM_BINS} bins.",
-    "latency_ratio": f"Latency against the dense network: one of {NUM_BINS} bins.",
-}
-
-
-def _contribution(campaign: Campaign) -> Contribution:
-    return Contribution(
-        vote_bytes=campaign.vote_lanes.packed_bytes,
-        outcome_bytes=OUTCOME_LANES.packed_bytes,
-        num_outcomes=len(campaign.levels),
-        parts=_parts("vote", campaign.vote_lanes.blocks) + _parts("outcome", OUTCOME_LANES.blocks),
-    )
-
-
-def _parts(session: SessionName, blocks: Sequence[LaneBlock]) -> list[ContributionPart]:
-    by_kind: dict[str, list[LaneBlock]] = {}
-    for block in blocks:
-        by_kind.setdefault(block.name.split("/")[0], []).append(block)
-    return [
-        ContributionPart(
-            session=session,
-            meaning=_MEANINGS[kind],
-            num_lanes=sum(block.length for block in alike),
-            num_bits=sum(block.length * block.value_bits for block in alike),
-        )
-        for kind, alike in by_kind.items()
-    ]
-
-
-def _setting(run: RunResult) -> Setting:
-    campaign = run.seeds[0].campaign
-    return Setting(
-        preset=run.preset,
-        model=campaign.model,
-        device_class=campaign.device_class,
-        privacy_mode=campaign.privacy_mode,
-        layout_fingerprint=campaign.layout.fingerprint(),
-        cost_unit=campaign.cost_table.unit,
-        num_groups=len(campaign.layout.groups),
-        num_channels=campaign.layout.num_channels,
-    )
-
-
 def _round(seed: SeedResult, result: LevelResult) -> Round:
-    level, outcome = result.decision.level, result.outcome
-    return Round(
-        seed=seed.seed,
-        level=level,
-        level_permille=seed.campaign.levels[level].permille,
-        vote_agreement=width_agreement(seed.campaign, seed.vote_total, level),
-        channel_agreement=channel_agreement(seed.campaign, seed.vote_total),
-        gate_accept_rate=outcome.accepted / outcome.finished if outcome.finished else None,
-        outcome=RoundOutcome(
-            tried=outcome.tried,
-            finished=outcome.finished,
-            accepted=outcome.accepted,
-            accuracy_gain=list(outcome.accuracy_gain),
-            latency_ratio=list(outcome.latency_ratio),
-        ),
-    )
+    return round_of(seed.campaign, result.decision.level, seed.vote_total, result.outcome, seed.seed)
 
 
 def _decision(seed: SeedResult, result: LevelResult) -> DecisionRecord:
-    decision, signed = result.decision, result.signed_decision
-    return DecisionRecord(
-        seed=seed.seed,
-        level=decision.level,
-        fingerprint=decision.fingerprint,
-        signature=signed.signature.hex(),
-        public_key=signed.public_key.hex(),
-        widths=list(decision.widths),
-        prior=[list(order) for order in decision.prior],
-        cost=decision.cost,
-        budget=seed.campaign.levels[decision.level].budget,
-    )
-
-
-def _tallies(seed: SeedResult) -> list[GroupTally]:
-    blocks = seed.campaign.vote_lanes.split(seed.vote_total.lanes)
-    return [
-        GroupTally(
-            seed=seed.seed,
-            group=group.name,
-            num_channels=group.num_channels,
-            num_devices=seed.vote_total.num_devices,
-            grade_tally=[int(n) for n in blocks[grade_lane(group.name)]],
-        )
-        for group in seed.campaign.layout.groups
-    ]
+    return decision_record(seed.campaign, result.decision, result.signed_decision, seed.seed)
 
 
 def _devices(run: RunResult) -> list[Device]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
+from prunefleet_coordinator.report_model import ArmName
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.documents import SignedDocument
 from prunefleet_shared.metrics import OutcomeTally
 from prunefleet_shared.private_sum import Total
 
-ArmName = Literal["dense", "agnostic", "agnostic_local", "local", "fleet"]
 ARMS: tuple[ArmName, ...] = get_args(ArmName)
 """Report order. Every pruned arm is evaluated at the schedule's last level, at equal MACs."""
 

@@ -15,21 +15,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
 from prunefleet_coordinator.archive import write_run
 from prunefleet_coordinator.grpc_carrier import start_server
 from prunefleet_coordinator.runner import CoordinatorRunner
 from prunefleet_coordinator.store import SqlStore
 from prunefleet_coordinator.watch import Fact
 from prunefleet_edge.egress import Egress
-from prunefleet_edge.grpc_carrier import GrpcLink
 from prunefleet_edge.pruning import masks_by_order
 from prunefleet_edge.runner import DeviceRunner
 from prunefleet_edge.store import SqliteDeviceStore
 from prunefleet_edge.work import WorkOptions
 from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision
+from prunefleet_shared.certificates import Authority, create_authority, issue
 from prunefleet_shared.documents import digest, public_bytes, sign_document
 from prunefleet_shared.errors import InputError
-from prunefleet_shared.identity import COORDINATOR, Authority, create_authority, create_signing_key, issue
+from prunefleet_shared.grpc_link import GrpcLink
+from prunefleet_shared.identity import create_signing_key
 from prunefleet_shared.masks import BoolArray
 from prunefleet_shared.messages import Role
 from prunefleet_shared.meter import Meter
@@ -61,6 +64,16 @@ class SeedPlan:
     files: BaseFiles
     folder: Path
 
+    @property
+    def campaign_key(self) -> EllipticCurvePrivateKey:
+        """Signs campaign and decisions; anyone who knows the seed has it."""
+        return create_signing_key(self.seed * 2)
+
+    @property
+    def trainer_key(self) -> EllipticCurvePrivateKey:
+        """Signs slim bases."""
+        return create_signing_key(self.seed * 2 + 1)
+
     def options(self, device: int) -> WorkOptions:
         """How a device of this repetition works."""
         state_dir = self.folder / "devices" / f"{device:03d}"
@@ -76,6 +89,8 @@ class SeedPlan:
             device_class=DEVICE_CLASS,
             levels_permille=self.settings.levels_permille,
             cohort=CohortPolicy(size=size, quorum=size, deadline_ms=SESSION_DEADLINE_MS),
+            decision_key=public_bytes(self.campaign_key.public_key()),
+            slim_base_key=public_bytes(self.trainer_key.public_key()),
             budget_unit=self.settings.budget,
         )
 
@@ -122,8 +137,7 @@ class _Fleet:
     ) -> None:
         self._plan, self._campaign, self._devices = plan, campaign, devices
         self._workers, self._story = workers, story
-        self._campaign_key = create_signing_key(plan.seed * 2)
-        self._trainer_key = create_signing_key(plan.seed * 2 + 1)
+        self._campaign_key, self._trainer_key = plan.campaign_key, plan.trainer_key
         self._meter = Meter()
         self._last_cost: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         ids = random.Random(plan.seed)  # noqa: S311 - a simulation's ids must repeat; a deployment's come from secrets
@@ -135,14 +149,15 @@ class _Fleet:
             store,
             time.monotonic,
             lambda: f"{ids.getrandbits(128):032x}",
-            trainer_key=public_bytes(self._trainer_key.public_key()),
         )
         self._coordinator.watch(self._watch)
 
     async def play(self, stack: AsyncExitStack) -> tuple[list[tuple[jobs.ArmResult, jobs.ArmResult]], Traffic]:
         """Run everyone to the end; the agnostic arms of all devices and the bytes exchanged."""
         authority = create_authority(_now())
-        server = await start_server(self._coordinator, issue(authority, COORDINATOR, "coordinator", _now()), clock=_now)
+        server = await start_server(
+            self._coordinator, issue(authority, Role.COORDINATOR, "coordinator", _now()), clock=_now
+        )
         stack.push_async_callback(server.stop, 0.5)
         proxy = await stack.enter_async_context(CountingProxy(server.port))
         try:
@@ -172,8 +187,7 @@ class _Fleet:
                 self._devices[number],
                 store,
                 device_class=DEVICE_CLASS,
-                coordinator_key=public_bytes(self._campaign_key.public_key()),
-                trainer_key=public_bytes(self._trainer_key.public_key()),
+                operator_keys=[public_bytes(self._campaign_key.public_key())],
                 clock=time.monotonic,
                 sleep=asyncio.sleep,
                 rng=random.Random(self._plan.seed * 1000 + number),  # noqa: S311 - spreads waits, protects nothing
@@ -189,15 +203,15 @@ class _Fleet:
         link = GrpcLink(
             f"127.0.0.1:{port}", issue(authority, Role.TRAINER, "trainer", _now()), timeout_s=CALL_TIMEOUT_S
         )
-        key = public_bytes(self._campaign_key.public_key())
+        keys, campaign_id = [public_bytes(self._campaign_key.public_key())], self._campaign.campaign_id
         try:
             await TrainerRunner(
-                link, self._campaign, campaign_key=key, signing_key=self._trainer_key, retrain=self._retrain
+                link, campaign_id, operator_keys=lambda: keys, signing_key=self._trainer_key, retrain=self._retrain
             ).run()
         finally:
             await link.close()
 
-    async def _retrain(self, decision: Decision) -> bytes:
+    async def _retrain(self, _campaign: Campaign, decision: Decision) -> bytes:
         masks = masks_by_order(decision.prior, decision.widths)
         return await self._slim_base(masks)
 

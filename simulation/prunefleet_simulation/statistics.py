@@ -1,12 +1,9 @@
-"""What may be said of a fleet from its numbers: paired differences with an interval, worst tenths, agreement of votes.
+"""What may be said of a simulated fleet from its numbers: paired differences with an interval, worst tenths.
 
 Accuracies come as one array per seed, one number per device. Means are taken over devices first, then over seeds, so
 that a seed counts once however many devices it had. Intervals are percentile bootstraps (Efron & Tibshirani, *An
 Introduction to the Bootstrap*, 1993, ch. 13) over devices within seeds: seeds are given, devices are a sample. They
 therefore say how far the mean would move with other devices, not with other partitions or other base models.
-
-Agreement is read from the cohort's sum alone, as a coordinator under the private sum could: nothing here takes the vote
-of one device.
 
 >>> import numpy as np
 >>> bootstrap_mean([np.array([0.1, 0.1]), np.array([0.3, 0.3])])
@@ -20,10 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunefleet_shared.campaign import Campaign
-from prunefleet_shared.lanes import grade_lane, width_lane
-from prunefleet_shared.masks import FloatArray, IntArray, grades_by_rank
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.masks import FloatArray
 
 NUM_RESAMPLES = 10_000
 BOOTSTRAP_SEED = 20_240_229
@@ -101,37 +95,3 @@ def paired_difference(ours_by_seed: Sequence[FloatArray], theirs_by_seed: Sequen
 def worst_decile(values_by_seed: Sequence[FloatArray]) -> float:
     """Mean of the lowest tenth of devices (at least one) of each seed, then over seeds."""
     return float(np.mean([np.sort(values)[: max(1, len(values) // 10)].mean() for values in values_by_seed]))
-
-
-def width_agreement(campaign: Campaign, vote_total: Total, level: int) -> float:
-    """How far the devices voted for the same widths at ``level``: 1 = all alike.
-
-    The mean over groups of the largest share of devices that chose one option; 1/8 at least.
-    """
-    blocks = _vote_blocks(campaign, vote_total)
-    largest = [int(blocks[width_lane(level, group.name)].max()) for group in campaign.layout.groups]
-    return float(np.mean(largest)) / vote_total.num_devices
-
-
-def channel_agreement(campaign: Campaign, vote_total: Total) -> float:
-    """How far the devices rank channels alike: 1 = same grades everywhere, about 1/devices by chance alone.
-
-    Kendall's coefficient of concordance W = Var(sum of grades) / (n² Var(one device's grades)) in each group, averaged
-    by group size (M. G. Kendall & B. Babington Smith, "The problem of m rankings", Ann. Math. Statist. 10, 1939). Every
-    device hands out the same grades, so the denominator is known without seeing any. Groups of one channel rank
-    nothing and are left out; with no other group the answer is 1.
-    """
-    blocks = _vote_blocks(campaign, vote_total)
-    ranked = [group for group in campaign.layout.groups if np.var(grades_by_rank(group.num_channels)) > 0]
-    if not ranked:
-        return 1.0
-    concordance = [_kendall_w(blocks[grade_lane(group.name)], vote_total.num_devices) for group in ranked]
-    return float(np.average(concordance, weights=[group.num_channels for group in ranked]))
-
-
-def _kendall_w(tally_C: IntArray, num_devices: int) -> float:
-    return float(np.var(tally_C) / (num_devices**2 * np.var(grades_by_rank(len(tally_C)))))
-
-
-def _vote_blocks(campaign: Campaign, vote_total: Total) -> dict[str, IntArray]:
-    return campaign.vote_lanes.split(vote_total.lanes)

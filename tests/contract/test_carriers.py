@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 import pytest
 
 from prunefleet_coordinator.grpc_carrier import start_server
-from prunefleet_edge.grpc_carrier import GrpcLink
 from prunefleet_shared import wire
+from prunefleet_shared.certificates import create_authority, issue
 from prunefleet_shared.documents import SignedDocument
 from prunefleet_shared.errors import LocalProtocolError, Rejection, RejectReason, RemoteProtocolError
-from prunefleet_shared.identity import COORDINATOR, create_authority, issue
+from prunefleet_shared.grpc_link import GrpcLink
 from prunefleet_shared.memory_carrier import MemoryLink
 from prunefleet_shared.messages import (
     AwaitDecision,
@@ -23,6 +23,7 @@ from prunefleet_shared.messages import (
     Contribute,
     ContributionCounted,
     DecisionOffer,
+    Ending,
     FetchModel,
     GetCampaign,
     Invitation,
@@ -75,12 +76,12 @@ class CarrierContract:
         (Role.DEVICE, CHECK_IN, Invitation(ID, SessionKind.VOTE, 0, 1, 1000)),
         (Role.DEVICE, CHECK_IN, Invitation(ID, SessionKind.OUTCOME, 2, 3, 1000, DOCUMENT, DOCUMENT)),
         (Role.DEVICE, CHECK_IN, ComeBack(500, Awaited.DEVICES)),
-        (Role.DEVICE, CHECK_IN, CampaignEnded(completed=False)),
+        (Role.DEVICE, CHECK_IN, CampaignEnded(Ending.FAILED)),
         (Role.DEVICE, Contribute(ID, b"\x00\xff"), ContributionCounted(ID)),
         (Role.DEVICE, FetchModel(DIGEST, 4), ModelChunk(8, b"half")),
-        (Role.TRAINER, AwaitDecision(ID), DecisionOffer(DOCUMENT)),
+        (Role.TRAINER, AwaitDecision(ID), DecisionOffer(DOCUMENT, DOCUMENT)),
         (Role.TRAINER, AwaitDecision(ID), ComeBack(500, Awaited.TRAINER)),
-        (Role.TRAINER, AwaitDecision(ID), CampaignEnded(completed=True)),
+        (Role.TRAINER, AwaitDecision(ID), CampaignEnded(Ending.COMPLETED)),
         (Role.TRAINER, UploadModel(DIGEST, 0, 4, b"slim"), Stored()),
         (Role.TRAINER, PublishSlimBase(DOCUMENT), Stored()),
     )
@@ -213,7 +214,7 @@ class TestGrpcCarrier(CarrierContract):
             return datetime.now(UTC)
 
         authority = create_authority(now())
-        server = await start_server(service, issue(authority, COORDINATOR, "coordinator", now()), clock=now)
+        server = await start_server(service, issue(authority, Role.COORDINATOR, "coordinator", now()), clock=now)
         credentials = [issue(authority, peer.role, peer.peer_id, now()) for peer in peers]
         address = f"127.0.0.1:{server.port}"
         links = [GrpcLink(address, own, timeout_s=LIMIT_S / 2, meter=meter) for own in credentials]

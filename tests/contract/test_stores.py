@@ -5,13 +5,13 @@ import contextlib
 import pytest
 
 from prunefleet_coordinator.aggregation import decide
-from prunefleet_coordinator.state import ClosedRound, Phase, Snapshot
-from prunefleet_coordinator.store import BlobPiece, MemoryStore, SqlStore
+from prunefleet_coordinator.state import ClosedRound, Snapshot
+from prunefleet_coordinator.store import BlobPiece, MemoryStore, SqlStore, StoredCampaign
 from prunefleet_coordinator.testing import random_vote, small_campaign
 from prunefleet_shared.campaign import SlimBase
 from prunefleet_shared.documents import SignedDocument, digest
 from prunefleet_shared.errors import LocalProtocolError
-from prunefleet_shared.messages import SessionKind
+from prunefleet_shared.messages import Phase, SessionKind
 from prunefleet_shared.private_sum import Total
 
 CAMPAIGN = small_campaign()
@@ -88,3 +88,20 @@ def test_a_model_comes_back_in_pieces(store):
     assert name == store.save_blob(body) == digest(body)
     for offset in (0, 1, 500, 1000, 1280, 1500):
         assert store.load_blob(name, offset, 500) == BlobPiece(len(body), body[offset : offset + 500])
+
+
+def test_campaigns_are_listed_as_they_were_entered(store):
+    entered = [StoredCampaign(name, "camera") for name in ("b", "a", "c")]
+    for campaign in entered:
+        store.save_campaign(campaign, SignedDocument("campaign", campaign.campaign_id.encode(), b"s", b"k"))
+    store.save_campaign(entered[0], SignedDocument("campaign", b"another document", b"s", b"k"))
+    assert store.list_campaigns() == tuple(entered)
+    assert store.load_document("b", "campaign", 0).payload == b"b"
+
+
+def test_the_last_note_of_a_name_is_kept(store):
+    assert store.load_note("deny-list") is None
+    for body in (b"one", b"two"):
+        store.save_note("deny-list", body)
+    store.save_note("other", b"three")
+    assert store.load_note("deny-list") == b"two"

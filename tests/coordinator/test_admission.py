@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from prunefleet_coordinator.admission import (
     why_campaign_impossible,
@@ -15,12 +16,15 @@ from prunefleet_coordinator.session import OpenSession
 from prunefleet_coordinator.state import ClosedRound
 from prunefleet_coordinator.testing import small_campaign
 from prunefleet_shared.campaign import CohortPolicy, Decision, Level, SlimBase
+from prunefleet_shared.documents import public_bytes
 from prunefleet_shared.errors import RejectReason
 from prunefleet_shared.layout import CostTable, CostTerm
 from prunefleet_shared.messages import AwaitDecision, CheckIn, GetCampaign, Readiness, Role, SessionKind
 from prunefleet_shared.metrics import OUTCOME_LANES
 from prunefleet_shared.private_sum import PLAIN, Total, open_coordinator_sum
+from prunefleet_shared.testing import TRAINER_PUBLIC
 
+P384_KEY = public_bytes(ec.derive_private_key(7, ec.SECP384R1()).public_key()).hex()
 SESSION = OpenSession("aa", SessionKind.VOTE, 0, 1, 60.0, open_coordinator_sum(PLAIN, OUTCOME_LANES), {"invited"})
 CLOSED = (ClosedRound(SessionKind.VOTE, 0, "bb", Total((1,), 1), ("counted",)),)
 DECISION = Decision("c", 1, (1,), ((0,),), 5, 2, "digest", "fingerprint")
@@ -86,6 +90,22 @@ def test_roles_may_only_send_their_own_messages():
         ({"cohort": CohortPolicy(size=2, quorum=3, deadline_ms=1)}, "quorum"),
         ({"cohort": CohortPolicy(size=2, quorum=0, deadline_ms=1)}, "quorum"),
         ({"cohort": CohortPolicy(size=2, quorum=1, deadline_ms=0)}, "deadline"),
+        ({"cohort": CohortPolicy(size=0, quorum=0, deadline_ms=1)}, "1 to 10000 devices"),
+        ({"cohort": CohortPolicy(size=10_001, quorum=1, deadline_ms=1)}, "1 to 10000 devices"),
+        ({"cohort": CohortPolicy(size=2, quorum=1, deadline_ms=7 * 24 * 3600 * 1000 + 1)}, "7 days"),
+        ({"cohort": CohortPolicy(size=2, quorum=1, deadline_ms=1, max_attempts=0)}, "attempts"),
+        ({"cohort": CohortPolicy(size=2, quorum=1, deadline_ms=1, max_attempts=1001)}, "attempts"),
+        ({"cohort": CohortPolicy(size=2, quorum=1, deadline_ms=1, overselection_permille=999)}, "overselection"),
+        ({"cohort": CohortPolicy(size=2, quorum=1, deadline_ms=1, overselection_permille=3001)}, "overselection"),
+        ({"decision_key": ""}, "decision_key"),
+        ({"decision_key": "not hex"}, "decision_key"),
+        ({"slim_base_key": "00" * 91}, "slim_base_key"),
+        ({"slim_base_key": P384_KEY}, "slim_base_key"),
+        ({"slim_base_key": TRAINER_PUBLIC.hex().upper()}, "slim_base_key"),
+        ({"campaign_id": "c"}, "32 hex digits"),
+        ({"base_digest": "../../etc"}, "64"),
+        ({"device_class": "Camera!"}, "device class"),
+        ({"levels": (Level(1001, 6000),)}, "thousandths"),
         ({"privacy_mode": "sum"}, "privacy mode"),
         ({"public_order": ((0, 1), (0,), (0,))}, "public order"),
         ({"cost_table": CostTable("macs", (CostTerm(1, (0, 3)),))}, "cost terms"),

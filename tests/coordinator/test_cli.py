@@ -5,18 +5,18 @@ import warnings
 from importlib.metadata import EntryPoint
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from prunefleet_coordinator.aggregation import decide
 from prunefleet_coordinator.archive import write_run
-from prunefleet_coordinator.state import ClosedRound, Phase, Snapshot
+from prunefleet_coordinator.state import ClosedRound, Snapshot
 from prunefleet_coordinator.store import MemoryStore
 from prunefleet_coordinator.testing import random_vote, small_campaign
 from prunefleet_shared import __version__
 from prunefleet_shared.documents import sign_document
 from prunefleet_shared.errors import CarrierError
-from prunefleet_shared.messages import SessionKind
+from prunefleet_shared.messages import Phase, SessionKind
 from prunefleet_shared.private_sum import Total
+from prunefleet_shared.testing import COORDINATOR_KEY as KEY
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # typer imports names that click 8.5 deprecates
@@ -25,7 +25,6 @@ with warnings.catch_warnings():
     from prunefleet_shared import cli
 
 CAMPAIGN = small_campaign()
-KEY = ec.derive_private_key(7, ec.SECP256R1())
 
 
 @pytest.fixture

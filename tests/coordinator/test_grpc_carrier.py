@@ -4,19 +4,23 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
+import struct
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
+from cryptography import x509
 
 from prunefleet_coordinator import grpc_carrier
-from prunefleet_coordinator.grpc_carrier import STATUS_OF, start_server
-from prunefleet_edge.grpc_carrier import GrpcLink
+from prunefleet_coordinator.grpc_carrier import STATUS_OF, start_join_server, start_server
 from prunefleet_shared import wire
+from prunefleet_shared.authority_messages import AuthorityOffer, GetAuthority
+from prunefleet_shared.certificates import create_authority, issue
 from prunefleet_shared.errors import CarrierError, ConfigError, RejectReason, RemoteProtocolError
-from prunefleet_shared.identity import COORDINATOR, create_authority, issue
-from prunefleet_shared.messages import Contribute, ContributionCounted, PublishSlimBase, Role
+from prunefleet_shared.grpc_link import GrpcLink, Trust
+from prunefleet_shared.messages import Contribute, ContributionCounted, Peer, PublishSlimBase, Role
 
 ID = "ab" * 16
 CALL = Contribute(ID, b"contribution")
@@ -79,7 +83,7 @@ def in_world(scenario, service=None):
 
     async def run():
         world = World(service or Counter())
-        world.server = await start_server(world.service, world.credentials(COORDINATOR), clock=world.now)
+        world.server = await start_server(world.service, world.credentials(Role.COORDINATOR), clock=world.now)
         try:
             async with asyncio.timeout(LIMIT_S):
                 await scenario(world)
@@ -175,7 +179,7 @@ def test_a_certificate_that_expires_on_an_open_connection_is_refused():
 
 def test_the_coordinators_own_certificate_is_no_client():
     async def scenario(world):
-        async with world.link(world.credentials(COORDINATOR)) as link:
+        async with world.link(world.credentials(Role.COORDINATOR)) as link:
             with pytest.raises((CarrierError, RemoteProtocolError)):
                 await link.call(CALL)
         assert world.service.calls == 0
@@ -191,7 +195,8 @@ def test_the_coordinators_own_certificate_is_no_client():
         (PATH, wire.encode_up(CALL)[:-1], grpc.StatusCode.INVALID_ARGUMENT, RejectReason.MALFORMED),
         (PATH, wire.encode_up(CALL) + b"\x7a\x01x", grpc.StatusCode.INVALID_ARGUMENT, RejectReason.UNKNOWN_FIELD),
         (CHECK_IN, bytes(1025), grpc.StatusCode.INVALID_ARGUMENT, RejectReason.TOO_LARGE),
-        (PATH, bytes(2 * 1024**2), grpc.StatusCode.RESOURCE_EXHAUSTED, None),
+        (PATH, bytes(2 * 1024**2), grpc.StatusCode.INVALID_ARGUMENT, RejectReason.TOO_LARGE),
+        (PATH, bytes(5 * 1024**2), grpc.StatusCode.RESOURCE_EXHAUSTED, None),
         (wire.method_of(PublishSlimBase(None)).path, b"", grpc.StatusCode.PERMISSION_DENIED, RejectReason.WRONG_ROLE),
         ("/prunefleet.v1.Fleet/Delete", b"", grpc.StatusCode.UNIMPLEMENTED, None),
         ("/prunefleet.v2.Fleet/CheckIn", b"", grpc.StatusCode.UNIMPLEMENTED, None),
@@ -293,17 +298,121 @@ def test_a_coordinator_that_is_not_there_is_worth_a_retry():
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("lingers", [0, 1], ids=["reset", "closed"])
+def test_a_coordinator_that_is_killed_during_the_handshake_is_worth_a_retry(lingers):
+    """A broken line is no refusal: a device that took it for one would end for good when its coordinator restarts."""
+
+    async def reset(reader, writer):
+        await reader.read(10_000)  # the client's hello
+        linger = struct.pack("ii", 1, lingers)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+
+    async def scenario():
+        server = await asyncio.start_server(reset, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        link = GrpcLink(f"127.0.0.1:{port}", World(Counter()).credentials(), timeout_s=LIMIT_S)
+        with pytest.raises(CarrierError) as caught:
+            await link.call(CALL)
+        await link.close()
+        server.close()
+        assert caught.value.retryable, str(caught.value)
+
+    asyncio.run(scenario())
+
+
+def shown_serial(port):
+    """Serial number of the certificate that the server shows to a new connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with socket.create_connection(("127.0.0.1", port), LIMIT_S) as raw, context.wrap_socket(raw) as line:
+        return x509.load_der_x509_certificate(line.getpeercert(binary_form=True)).serial_number
+
+
+def serial_of(credentials):
+    return x509.load_pem_x509_certificate(credentials.cert_pem).serial_number
+
+
+def test_a_renewed_server_certificate_takes_effect_without_a_restart():
+    """A coordinator's certificate lives for days, its process for months; open connections are not cut."""
+
+    async def scenario():
+        world = World(Counter())
+        current = [world.credentials(Role.COORDINATOR)]
+        world.server = await start_server(world.service, lambda: current[0], clock=world.now)
+        try:
+            async with world.link() as link:
+                await link.call(CALL)
+                assert await asyncio.to_thread(shown_serial, world.server.port) == serial_of(current[0])
+                current.insert(0, world.credentials(Role.COORDINATOR))
+                assert await asyncio.to_thread(shown_serial, world.server.port) == serial_of(current[0])
+                await link.call(CALL)
+            assert await world.still_serves()
+        finally:
+            await world.server.stop(0)
+
+    asyncio.run(scenario())
+
+
+def test_a_server_certificate_that_cannot_be_had_for_now_leaves_the_old_one(caplog):
+    async def scenario():
+        world = World(Counter())
+        first, is_broken = world.credentials(Role.COORDINATOR), []
+
+        def current():
+            if is_broken:
+                raise ConfigError("disk away")
+            return first
+
+        world.server = await start_server(world.service, current, clock=world.now)
+        try:
+            is_broken.append(True)
+            assert await world.still_serves()
+            assert await asyncio.to_thread(shown_serial, world.server.port) == serial_of(first)
+        finally:
+            await world.server.stop(0)
+
+    asyncio.run(scenario())
+
+
+def test_a_newcomer_is_known_by_its_address_without_the_port():
+    """Each connection has a port of its own: a limit by address and port would limit nobody."""
+    seen = []
+
+    class Enrolment:
+        async def handle(self, peer, message):
+            seen.append(peer)
+            return AuthorityOffer(b"root", 0)
+
+    async def scenario():
+        world = World(Enrolment())
+        server = await start_join_server(world.service, world.credentials(Role.AUTHORITY), host="127.0.0.1")
+        try:
+            for host in ("127.0.0.1", "127.0.0.1", "localhost"):
+                link = GrpcLink(f"{host}:{server.port}", Trust(world.authority.cert_pem), timeout_s=LIMIT_S)
+                await link.call(GetAuthority())
+                await link.close()
+        finally:
+            await server.stop(0)
+
+    asyncio.run(scenario())
+    assert seen == [Peer("ipv4:127.0.0.1", Role.NEWCOMER)] * 3
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])  # noqa: S104  # they are refused
 def test_listening_beyond_this_machine_takes_an_explicit_word(host):
     world = World(Counter())
     with pytest.raises(ConfigError, match="this machine"):
-        asyncio.run(start_server(world.service, world.credentials(COORDINATOR), clock=world.now, host=host))
+        asyncio.run(start_server(world.service, world.credentials(Role.COORDINATOR), clock=world.now, host=host))
 
 
 def test_a_second_server_on_the_same_port_is_the_users_to_mend():
     async def scenario(world):
         with pytest.raises(ConfigError, match="port"):
-            await start_server(world.service, world.credentials(COORDINATOR), clock=world.now, port=world.server.port)
+            await start_server(
+                world.service, world.credentials(Role.COORDINATOR), clock=world.now, port=world.server.port
+            )
 
     in_world(scenario)
 

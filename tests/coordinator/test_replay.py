@@ -8,18 +8,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from prunefleet_coordinator.aggregation import decide
 from prunefleet_coordinator.archive import read_signed, read_total, write_run
 from prunefleet_coordinator.replay import replay
-from prunefleet_coordinator.state import ClosedRound, Phase, Snapshot
+from prunefleet_coordinator.state import ClosedRound, Snapshot
 from prunefleet_coordinator.store import MemoryStore
 from prunefleet_coordinator.testing import outcome_payload, random_vote, small_campaign
 from prunefleet_shared.campaign import SlimBase
 from prunefleet_shared.documents import sign_document
 from prunefleet_shared.errors import ReplayError
-from prunefleet_shared.messages import SessionKind
+from prunefleet_shared.messages import Phase, SessionKind
 from prunefleet_shared.metrics import OUTCOME_LANES
 from prunefleet_shared.private_sum import PLAIN, Total, open_coordinator_sum
+from prunefleet_shared.testing import COORDINATOR_KEY as KEY
+from prunefleet_shared.testing import TRAINER_KEY
 
 CAMPAIGN = small_campaign()
-KEY = ec.derive_private_key(7, ec.SECP256R1())
 STRANGER_KEY = ec.derive_private_key(9, ec.SECP256R1())
 VOTE_TOTAL = Total(
     tuple(int(a + b) for a, b in zip(random_vote(CAMPAIGN, 1), random_vote(CAMPAIGN, 2), strict=True)), 2
@@ -42,7 +43,7 @@ def stored_run():
     store.save_document(campaign_id, 0, sign_document("campaign", CAMPAIGN, KEY))
     first = Snapshot(campaign_id, Phase.RETRAINING, 0, decisions=decisions[:1])
     store.save_closing(vote, first, sign_document("decision", decisions[0], KEY))
-    store.save_snapshot(first, sign_document("slim_base", slim_base, STRANGER_KEY))
+    store.save_snapshot(first, sign_document("slim_base", slim_base, TRAINER_KEY))
     second = Snapshot(campaign_id, Phase.RETRAINING, 1, decisions=decisions)
     store.save_closing(outcome, second, sign_document("decision", decisions[1], KEY))
     return store
@@ -165,8 +166,20 @@ def test_a_decision_in_another_levels_folder_is_found(run):
 
 
 def test_a_slim_base_for_another_decision_is_found(run):
-    resign(run / "level-0" / "slim_base.json", decision_fingerprint="00")
+    resign(run / "level-0" / "slim_base.json", TRAINER_KEY, decision_fingerprint="00")
     with pytest.raises(ReplayError, match=r"slim_base\.json: decision_fingerprint"):
+        replay(run)
+
+
+def test_a_slim_base_signed_by_a_stranger_is_found(run):
+    resign(run / "level-0" / "slim_base.json", STRANGER_KEY)
+    with pytest.raises(ReplayError, match=r"slim_base\.json: BAD_SIGNATURE"):
+        replay(run)
+
+
+def test_a_slim_base_signed_by_another_than_the_campaigns_trainer_is_found(run):
+    resign(run / "level-0" / "slim_base.json", STRANGER_KEY)
+    with pytest.raises(ReplayError, match=r"slim_base\.json: BAD_SIGNATURE"):
         replay(run)
 
 

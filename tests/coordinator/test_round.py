@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 
 from prunefleet_coordinator.events import (
+    AcceptControl,
     AcceptSlimBase,
     AnnounceAbandoned,
     AnnounceDecision,
     AnnounceEnd,
+    AnnouncePaused,
+    AnnounceResumed,
     ContributionReceived,
     Count,
     Defer,
@@ -16,6 +19,7 @@ from prunefleet_coordinator.events import (
     End,
     Invite,
     OfferDecision,
+    OperatorControlled,
     Reject,
     SaveClosing,
     SaveSlimBase,
@@ -24,12 +28,12 @@ from prunefleet_coordinator.events import (
     TrainerAsked,
 )
 from prunefleet_coordinator.round import CampaignRound
-from prunefleet_coordinator.state import NEXT_PHASE, Happening, Phase, Snapshot
+from prunefleet_coordinator.state import ENDINGS, NEXT_PHASE, Happening, Snapshot
 from prunefleet_coordinator.testing import counting_ids, outcome_payload, small_campaign, vote_payload
-from prunefleet_shared.campaign import Level, SlimBase
+from prunefleet_shared.campaign import CohortPolicy, Level, SlimBase
 from prunefleet_shared.documents import canonical_bytes, read_document
 from prunefleet_shared.errors import ConfigError, LocalProtocolError, RejectReason
-from prunefleet_shared.messages import Awaited, CheckIn, Contribute, Readiness, SessionKind
+from prunefleet_shared.messages import Awaited, CheckIn, Contribute, Control, Ending, Phase, Readiness, SessionKind
 
 CAMPAIGN = small_campaign()
 DEADLINE_S = CAMPAIGN.cohort.deadline_ms / 1000
@@ -80,6 +84,9 @@ class Player:
     def publish(self, slim_base=None):
         return self.do(SlimBasePublished(TRAINER, slim_base or self.slim_base()))
 
+    def control(self, control):
+        return self.do(OperatorControlled("boss", control))
+
     def after(self, seconds):
         self.now_s += seconds
         return self
@@ -113,7 +120,7 @@ def test_a_campaign_from_the_first_vote_to_the_last_outcome(player):
     assert kinds(player.gather()) == [SaveClosing, Count, AnnounceDecision]
     assert kinds(player.publish()) == [SaveSlimBase, AcceptSlimBase]
     assert kinds(player.gather()) == [SaveClosing, Count, AnnounceEnd]
-    assert player.check_in("d1") == [End("d1", completed=True)]
+    assert player.check_in("d1") == [End("d1", Ending.COMPLETED)]
 
     end = player.round.snapshot
     assert end.phase is Phase.COMPLETED
@@ -128,8 +135,8 @@ def test_a_campaign_from_the_first_vote_to_the_last_outcome(player):
 
 def test_the_table_has_no_way_back_to_a_stored_sum():
     assert Phase.VOTING not in NEXT_PHASE.values()
-    assert not {phase for phase, _ in NEXT_PHASE} & {Phase.COMPLETED, Phase.FAILED}
-    with pytest.raises(LocalProtocolError, match="SUM_CLOSED cannot happen while retraining"):
+    assert not {phase for phase, _ in NEXT_PHASE} & set(ENDINGS)
+    with pytest.raises(LocalProtocolError, match="SUM_CLOSED cannot happen while RETRAINING"):
         Snapshot("c", phase=Phase.RETRAINING).moved_by(Happening.SUM_CLOSED)
 
 
@@ -146,10 +153,35 @@ def test_a_session_opens_with_the_first_ready_device_and_is_saved_first(player):
     assert (commands[1].attempt, commands[1].kind, commands[1].remaining_ms) == (1, SessionKind.VOTE, 60_000)
 
 
-def test_only_the_first_size_devices_are_invited(player):
-    for device in DEVICES:
+def test_a_few_more_than_the_cohort_are_invited_and_the_next_comes_back_after_a_window(player):
+    for device in (*DEVICES, "d4"):  # 1.3 times 3, rounded up
         player.invite(device)
-    assert player.check_in("d4") == [Defer("d4", 1000, Awaited.NOTHING)]
+    assert player.check_in("d5") == [Defer("d5", 15_000, Awaited.NOTHING, is_held=False)]
+    assert player.after(58).check_in("d5") == [Defer("d5", 1_000, Awaited.NOTHING, is_held=False)]
+
+
+def test_the_window_of_a_long_session_is_a_minute_at_most():
+    player = Player(small_campaign(cohort=CohortPolicy(1, 1, 3_600_000, overselection_permille=1000)))
+    player.invite("d1")
+    assert player.check_in("d2") == [Defer("d2", 60_000, Awaited.NOTHING, is_held=False)]
+
+
+def test_an_overselected_session_closes_at_the_cohorts_size_and_the_latecomer_hears_late(player):
+    invitations = [player.invite(device) for device in (*DEVICES, "d4")]
+    for invitation in invitations[:2]:
+        player.contribute(invitation)
+    closing = player.contribute(invitations[3])
+    assert kinds(closing) == [SaveClosing, Count, AnnounceDecision]
+    assert closing[0].closed.contributors == ("d1", "d2", "d4")
+    assert reason(player.contribute(invitations[2])) == RejectReason.LATE
+    assert player.check_in("d3") == [Defer("d3", 1000, Awaited.TRAINER)]
+
+
+def test_a_device_that_works_hears_nothing_but_the_end(player):
+    player.invite("d1")
+    assert player.check_in("d1", Readiness.BUSY) == [Defer("d1", 1000, Awaited.DEVICES)]
+    player.control(Control.STOP)
+    assert player.check_in("d1", Readiness.BUSY) == [End("d1", Ending.STOPPED)]
 
 
 def test_a_device_whose_answer_was_lost_gets_the_same_invitation(player):
@@ -164,11 +196,31 @@ def test_a_device_that_has_contributed_waits_for_the_others(player):
     assert player.round.progress.num_contributions == 1
 
 
+def test_progress_says_what_is_awaited_and_since_when(player):
+    def standing():
+        progress = player.round.progress
+        return progress.awaited, progress.since_s, progress.deadline_s
+
+    player.after(3).do()
+    assert standing() == (Awaited.DEVICES, 3, None)
+    invitations = [player.after(2).invite("d1"), *map(player.after(1).invite, ("d2", "d3"))]
+    assert standing() == (Awaited.DEVICES, 5, 5 + DEADLINE_S)
+    for invitation in invitations:
+        player.after(10).contribute(invitation)
+    assert standing() == (Awaited.TRAINER, 36, None)
+    player.after(1).control(Control.PAUSE)
+    assert standing() == (Awaited.TRAINER, 36, None)
+    player.after(1).publish()
+    assert standing() == (Awaited.OPERATOR, 38, None)
+    player.after(1).control(Control.STOP)
+    assert standing() == (Awaited.NOTHING, 39, None)
+
+
 def test_progress_says_who_is_awaited(player):
     player.contribute(player.invite("d2"))
     player.invite("d3")
     player.invite("d1")
-    assert player.round.progress.awaited == ("d1", "d3")
+    assert player.round.progress.awaited_ids == ("d1", "d3")
 
 
 # --- contributions --------------------------------------------------------------------------------------------------
@@ -197,7 +249,7 @@ def test_a_vector_that_breaks_the_lane_table_is_turned_down(player):
     assert reason(player.do(ContributionReceived("d1", Contribute(session_id, b"")))) == RejectReason.WRONG_LENGTH
     broken = bytes(CAMPAIGN.vote_lanes.packed_bytes)
     assert reason(player.do(ContributionReceived("d1", Contribute(session_id, broken)))) == RejectReason.OUT_OF_RANGE
-    assert player.round.progress.awaited == ("d1",)
+    assert player.round.progress.awaited_ids == ("d1",)
 
 
 # --- deadlines ------------------------------------------------------------------------------------------------------
@@ -240,8 +292,8 @@ def test_the_campaign_fails_when_attempts_run_out(player):
         assert player.invite("d1").attempt == attempt
         commands = player.after(DEADLINE_S).do()
     assert kinds(commands) == [SaveSnapshot, AnnounceAbandoned, AnnounceEnd]
-    assert player.check_in("d1") == [End("d1", completed=False)]
-    assert player.do(TrainerAsked(TRAINER, CAMPAIGN.campaign_id)) == [End(TRAINER, completed=False)]
+    assert player.check_in("d1") == [End("d1", Ending.FAILED)]
+    assert player.do(TrainerAsked(TRAINER, CAMPAIGN.campaign_id)) == [End(TRAINER, Ending.FAILED)]
     assert player.publish(SlimBase(CAMPAIGN.campaign_id, 0, "f", "m", 1))[0].rejection.reason == (
         RejectReason.WRONG_DECISION
     )
@@ -284,6 +336,81 @@ def test_a_slim_base_for_another_decision_is_turned_down(player):
     wrong = replace(player.slim_base(), decision_fingerprint="11" * 32)
     assert reason(player.publish(wrong)) == RejectReason.WRONG_DECISION
     assert player.round.snapshot.phase is Phase.RETRAINING
+
+
+# --- the operator ---------------------------------------------------------------------------------------------------
+
+
+def test_a_paused_campaign_invites_nobody_until_it_is_resumed(player):
+    assert kinds(player.control(Control.PAUSE)) == [SaveSnapshot, AcceptControl, AnnouncePaused]
+    assert player.check_in("d1") == [Defer("d1", 5000, Awaited.OPERATOR)]
+    assert player.restart().check_in("d1") == [Defer("d1", 5000, Awaited.OPERATOR)]
+    assert player.round.progress.is_paused
+    assert kinds(player.control(Control.RESUME)) == [SaveSnapshot, AcceptControl, AnnounceResumed]
+    assert kinds(player.gather()) == [SaveClosing, Count, AnnounceDecision]
+
+
+def test_an_open_session_may_finish_while_the_campaign_is_paused_and_the_trainer_may_publish(player):
+    invitations = [player.invite(device) for device in DEVICES]
+    player.control(Control.PAUSE)
+    assert player.check_in("d4") == [Defer("d4", 5000, Awaited.OPERATOR)]
+    assert player.invite("d2") == invitations[1]  # its answer was lost
+    assert kinds([player.contribute(invitation) for invitation in invitations][-1]) == [
+        SaveClosing,
+        Count,
+        AnnounceDecision,
+    ]
+    assert player.check_in("d1") == [Defer("d1", 1000, Awaited.TRAINER)]
+    assert kinds(player.publish()) == [SaveSlimBase, AcceptSlimBase]
+    assert player.check_in("d1") == [Defer("d1", 5000, Awaited.OPERATOR)]
+
+
+def test_a_session_that_starves_during_a_pause_costs_no_attempt(player):
+    for _ in range(CAMPAIGN.cohort.max_attempts):
+        player.invite("d1")
+        player.control(Control.PAUSE)
+        assert kinds(player.after(DEADLINE_S).do()) == [SaveSnapshot, AnnounceAbandoned]
+        player.control(Control.RESUME)
+    assert (player.round.snapshot.attempts_failed, player.round.has_ended) == (0, False)
+
+
+@pytest.mark.parametrize("phase", [Phase.VOTING, Phase.RETRAINING, Phase.MEASURING])
+def test_stopping_is_for_ever_and_for_everyone(player, phase):
+    for step in (player.gather, player.publish):
+        if player.round.snapshot.phase is not phase:
+            step()
+    invitation = player.invite("d1") if phase is not Phase.RETRAINING else None
+    commands = player.control(Control.STOP)
+    assert kinds(commands) == [SaveSnapshot, AcceptControl, AnnounceEnd]
+    assert commands[-1].ending is Ending.STOPPED
+    player.restart()
+    assert player.round.next_deadline_s is None
+    assert player.check_in("d1") == [End("d1", Ending.STOPPED)]
+    assert player.do(TrainerAsked(TRAINER, CAMPAIGN.campaign_id)) == [End(TRAINER, Ending.STOPPED)]
+    if invitation:
+        assert reason(player.contribute(invitation)) == RejectReason.WRONG_SESSION  # after the restart; LATE before
+
+
+def test_a_contribution_to_a_stopped_campaign_comes_too_late(player):
+    invitation = player.invite("d1")
+    player.control(Control.STOP)
+    assert reason(player.contribute(invitation)) == RejectReason.LATE
+
+
+def test_a_wish_said_twice_is_granted_twice_and_changes_nothing(player):
+    for control in (Control.RESUME, Control.PAUSE, Control.PAUSE, Control.RESUME, Control.RESUME, Control.STOP):
+        player.control(control)
+        before = player.round.snapshot
+        assert player.control(control) == [AcceptControl("boss", control)]
+        assert player.round.snapshot == before
+
+
+@pytest.mark.parametrize("control", Control)
+def test_a_campaign_that_has_completed_cannot_be_controlled(player, control):
+    for step in (player.gather, player.publish) * 2 + (player.gather,):
+        step()
+    assert reason(player.control(control)) == RejectReason.WRONG_CAMPAIGN
+    assert player.round.snapshot.phase is Phase.COMPLETED
 
 
 # --- crashes --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import contextlib
 import time
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from prunefleet_coordinator.runner import CoordinatorRunner
 from prunefleet_coordinator.store import MemoryStore
@@ -30,6 +29,7 @@ from prunefleet_shared.messages import (
     Contribute,
     ContributionCounted,
     DecisionOffer,
+    Ending,
     FetchModel,
     GetCampaign,
     Invitation,
@@ -42,11 +42,11 @@ from prunefleet_shared.messages import (
     Stored,
     UploadModel,
 )
+from prunefleet_shared.testing import COORDINATOR_KEY as KEY
+from prunefleet_shared.testing import TRAINER_KEY
 from prunefleet_shared.wire_limits import CHUNK_BYTES
 
 CAMPAIGN = small_campaign()
-KEY = ec.derive_private_key(7, ec.SECP256R1())
-TRAINER_KEY = ec.derive_private_key(8, ec.SECP256R1())
 SIGNED = sign_document("campaign", CAMPAIGN, KEY)
 TRAINER = Peer("trainer", Role.TRAINER)
 CHECK_IN = CheckIn(CAMPAIGN.campaign_id, CAMPAIGN.layout.fingerprint(), Readiness.READY)
@@ -83,9 +83,8 @@ class House:
         self.restart()
 
     def restart(self):
-        trainer_key = public_bytes(TRAINER_KEY.public_key())
         arguments = (SIGNED, KEY, self.store, self.store, self.clock, self.ids)
-        self.runner = CoordinatorRunner(*arguments, trainer_key=trainer_key, poll_s=self.poll_s)
+        self.runner = CoordinatorRunner(*arguments, poll_s=self.poll_s)
         self.runner.watch(lambda kind, facts: self.told.append((kind, facts)))
 
     def say(self, peer, message):
@@ -148,8 +147,8 @@ def test_a_campaign_from_offer_to_end(house):
         assert open_document(invitation.decision, "decision", Decision, SIGNED.public_key).level == level
         slim_base = open_document(invitation.slim_base, "slim_base", SlimBase, public_bytes(TRAINER_KEY.public_key()))
         assert slim_base.level == level
-    assert house.device(0, CHECK_IN) == CampaignEnded(completed=True)
-    assert house.say(TRAINER, ASK) == CampaignEnded(completed=True)
+    assert house.device(0, CHECK_IN) == CampaignEnded(Ending.COMPLETED)
+    assert house.say(TRAINER, ASK) == CampaignEnded(Ending.COMPLETED)
 
 
 def test_watchers_hear_the_story_and_who_is_awaited(house):
@@ -303,7 +302,7 @@ def test_run_keeps_the_deadline_and_ends_with_the_campaign():
 
     asyncio.run(play())
     assert [kind for kind, _ in told] == ["invited", "session_abandoned", "ended"]
-    assert told[-1][1]["completed"] is False
+    assert told[-1][1]["ending"] == "failed"
 
 
 def test_a_campaign_needs_its_key_and_its_base():
@@ -311,5 +310,5 @@ def test_a_campaign_needs_its_key_and_its_base():
     arguments = (store, store, FakeClock(), counting_ids())
     with pytest.raises(ConfigError, match="add its safetensors file"):
         CoordinatorRunner(SIGNED, KEY, *arguments)
-    with pytest.raises(ConfigError, match="signing key"):
+    with pytest.raises(ConfigError, match="names another key for its decisions"):
         CoordinatorRunner(SIGNED, TRAINER_KEY, *arguments)

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 import grpc
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from prunefleet_coordinator.grpc_carrier import start_server
 from prunefleet_coordinator.runner import CoordinatorRunner
@@ -25,11 +24,12 @@ from prunefleet_coordinator.testing import (
     small_campaign,
     vote_payload,
 )
-from prunefleet_edge.grpc_carrier import GrpcLink
 from prunefleet_shared import wire
+from prunefleet_shared.certificates import create_authority, issue
 from prunefleet_shared.documents import digest, sign_document
 from prunefleet_shared.errors import CarrierError, RejectReason, RemoteProtocolError
-from prunefleet_shared.identity import COORDINATOR, Credentials, create_authority, issue
+from prunefleet_shared.grpc_link import GrpcLink
+from prunefleet_shared.identity import Credentials
 from prunefleet_shared.messages import (
     AwaitDecision,
     CheckIn,
@@ -45,9 +45,9 @@ from prunefleet_shared.messages import (
     SessionKind,
     Up,
 )
+from prunefleet_shared.testing import COORDINATOR_KEY as KEY
 
 CAMPAIGN = small_campaign()
-KEY = ec.derive_private_key(7, ec.SECP256R1())
 SIGNED = sign_document("campaign", CAMPAIGN, KEY)
 CHECK_IN = CheckIn(CAMPAIGN.campaign_id, CAMPAIGN.layout.fingerprint(), Readiness.READY)
 CONTRIBUTE, CHECK_IN_PATH = "/prunefleet.v1.Fleet/Contribute", "/prunefleet.v1.Fleet/CheckIn"
@@ -135,7 +135,7 @@ Scenario = Callable[[House], Awaitable[None]]
 def play(scenario: Scenario) -> None:
     async def run() -> None:
         house = House()
-        server_credentials = issue(AUTHORITY, COORDINATOR, "coordinator", datetime.now(UTC))
+        server_credentials = issue(AUTHORITY, Role.COORDINATOR, "coordinator", datetime.now(UTC))
         server = await start_server(house.runner, server_credentials, clock=lambda: datetime.now(UTC))
         house.port = server.port
         try:
@@ -153,7 +153,7 @@ def refused(attack: Callable[[House, Invitation], Awaitable[RejectReason | None]
     async def scenario(house: House) -> None:
         invitation = await house.invite(2)
         assert await attack(house, invitation) is reason
-        assert house.runner.progress.awaited == ("device-2",)
+        assert house.runner.progress.awaited_ids == ("device-2",)
         await house.honest_round()
 
     play(scenario)
@@ -200,7 +200,9 @@ def test_a_payload_beyond_any_contribution() -> None:
 def test_more_than_any_message_is_cut_off_by_the_carrier() -> None:
     async def scenario(house: House) -> None:
         await house.invite(2)
-        assert await house.raw(CONTRIBUTE, bytes(2 * 1024**2)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, None)
+        too_large = (grpc.StatusCode.INVALID_ARGUMENT, RejectReason.TOO_LARGE)
+        assert await house.raw(CONTRIBUTE, bytes(2 * 1024**2)) == too_large
+        assert await house.raw(CONTRIBUTE, bytes(5 * 1024**2)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, None)
         await house.honest_round()
 
     play(scenario)
@@ -294,7 +296,8 @@ def test_a_device_that_was_not_invited() -> None:
 
 def test_a_cohort_that_is_full() -> None:
     async def scenario(house: House) -> None:
-        (session_id,) = {(await house.invite(number)).session_id for number in HONEST}
+        everyone = range(CAMPAIGN.cohort.max_invited)
+        (session_id,) = {(await house.invite(number)).session_id for number in everyone}
         async with house.link("device-9") as link:
             assert isinstance(await link.call(CHECK_IN), ComeBack)
         assert await house.refusal(Contribute(session_id, PAYLOAD), "device-9") is RejectReason.NOT_INVITED

@@ -84,4 +84,4 @@ def test_a_damaged_snapshot_is_named(path):
 def test_there_is_no_table_for_a_devices_vector(path):
     with opened(path), contextlib.closing(sqlite3.connect(path)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    assert tables == {"snapshots", "sums", "documents", "blobs"}
+    assert tables == {"campaigns", "snapshots", "sums", "documents", "notes", "blobs"}

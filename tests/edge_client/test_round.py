@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from prunefleet_edge.backoff import Backoff, RetryPolicy
+from prunefleet_edge.backoff import MAX_REST_S, MIN_REST_S, Backoff, RetryPolicy
 from prunefleet_edge.device_state import Contribution, DeviceState, lane_table
 from prunefleet_edge.events import (
     Command,
@@ -26,7 +26,7 @@ from prunefleet_edge.events import (
     ToldToComeBack,
     VotePrepared,
 )
-from prunefleet_edge.round import ACCEPTED_EVENTS, CHECK_IN_AGAIN, MAX_REST_S, MIN_REST_S, DeviceRound, Phase
+from prunefleet_edge.round import ACCEPTED_EVENTS, CHECK_IN_AGAIN, DeviceRound, Phase
 from prunefleet_shared.errors import (
     CarrierError,
     LayoutError,
@@ -35,7 +35,7 @@ from prunefleet_shared.errors import (
     RejectReason,
     RemoteProtocolError,
 )
-from prunefleet_shared.messages import Awaited, CampaignEnded, ContributionCounted, SessionKind
+from prunefleet_shared.messages import Awaited, CampaignEnded, ContributionCounted, Ending, SessionKind
 from prunefleet_shared.testing import invitation, outcome_invitation, tiny_campaign, tiny_decision, tiny_slim_base
 
 CAMPAIGN = tiny_campaign()
@@ -87,9 +87,9 @@ def test_the_whole_story() -> None:
     assert drive(device, OutcomeMeasured(OUTCOME))[-1] == SendContribution(f"{2:032x}", OUTCOME)
     drive(device, counted(2))
 
-    save, stop = drive(device, CampaignEnded(completed=True))
+    save, stop = drive(device, CampaignEnded(Ending.COMPLETED))
     assert save == SaveState(DeviceState(CAMPAIGN.campaign_id, spent=("outcome/0", "outcome/1", "vote")))
-    assert stop == Stop(completed=True)
+    assert stop == Stop(Ending.COMPLETED)
     assert device.phase is Phase.STOPPED
     assert device.tick(1e9) == []
 
@@ -254,7 +254,7 @@ def test_counted_in_another_session_stops_the_device() -> None:
 ONE_OF_EACH: list[Event] = [
     vote_invited(),
     ToldToComeBack(1.0, Awaited.DEVICES),
-    CampaignEnded(completed=True),
+    CampaignEnded(Ending.COMPLETED),
     counted(1),
     VotePrepared(VOTE),
     OutcomeMeasured(OUTCOME),
@@ -266,7 +266,7 @@ WAY_TO: dict[Phase, list[Event]] = {
     Phase.VOTING: [vote_invited()],
     Phase.PERSONALISING: [outcome_invited()],
     Phase.SENDING: [vote_invited(), VotePrepared(VOTE)],
-    Phase.STOPPED: [CampaignEnded(completed=False)],
+    Phase.STOPPED: [CampaignEnded(Ending.FAILED)],
 }
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from prunefleet_edge.backoff import RetryPolicy
 from prunefleet_edge.device import Vote
-from prunefleet_edge.device_state import DeviceState
-from prunefleet_edge.egress import Egress
+from prunefleet_edge.device_state import Contribution, DeviceState
+from prunefleet_edge.egress import Egress, EgressRecord
+from prunefleet_edge.model_cache import FolderCache, ModelCache, NoCache
 from prunefleet_edge.runner import DeviceRunner
 from prunefleet_edge.store import MemoryDeviceStore
 from prunefleet_edge.verified_link import LinkLimits
@@ -21,6 +25,7 @@ from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.documents import digest, sign_document
 from prunefleet_shared.errors import (
     CarrierError,
+    ConfigError,
     EgressError,
     InputError,
     LayoutError,
@@ -29,6 +34,7 @@ from prunefleet_shared.errors import (
     RemoteProtocolError,
     reject,
 )
+from prunefleet_shared.lanes import unpack
 from prunefleet_shared.masks import grade_layout
 from prunefleet_shared.messages import (
     Awaited,
@@ -39,20 +45,21 @@ from prunefleet_shared.messages import (
     Contribute,
     ContributionCounted,
     Down,
+    Ending,
     FetchModel,
     GetCampaign,
     ModelChunk,
+    Readiness,
     SessionKind,
     Stored,
     Up,
 )
-from prunefleet_shared.metrics import Outcome
+from prunefleet_shared.metrics import OUTCOME_LANES, Outcome, read_outcome
 from prunefleet_shared.testing import (
     COORDINATOR_KEY,
     COORDINATOR_PUBLIC,
     TINY_BASE,
     TRAINER_KEY,
-    TRAINER_PUBLIC,
     Answer,
     ScriptedLink,
     SimClock,
@@ -121,27 +128,31 @@ class Bench:
         self.work = Work(self.log)
         self.store = LoggedStore(self.log)
         self.limits = LinkLimits()
+        self.cache: ModelCache = NoCache()
+        self.audit: Callable[[EgressRecord], None] = lambda record: self.log.append(record.kind)
+        self.check_policy: Callable[[Campaign], None] = lambda campaign: None
 
-    def run(self) -> bool:
+    def run(self) -> Ending:
         runner = DeviceRunner(
-            Egress(self.link, audit=lambda record: self.log.append(record.kind)),
+            Egress(self.link, audit=self.audit),
             self.work,
             self.store,
             device_class="camera",
-            coordinator_key=COORDINATOR_PUBLIC,
-            trainer_key=TRAINER_PUBLIC,
+            operator_keys=[COORDINATOR_PUBLIC],
             clock=self.clock,
             sleep=self.clock.sleep,
             rng=random.Random(1),
             on_state=self.states.append,
             limits=self.limits,
+            cache=self.cache,
+            check_policy=self.check_policy,
         )
         return run_simulated(runner.run(), self.clock)
 
 
 def test_a_whole_campaign_saved_before_sent() -> None:
-    bench = Bench([OFFER, VOTE_TO, counted, OUTCOME_TO, counted, CampaignEnded(completed=True)])
-    assert bench.run() is True
+    bench = Bench([OFFER, VOTE_TO, counted, OUTCOME_TO, counted, CampaignEnded(Ending.COMPLETED)])
+    assert bench.run() is Ending.COMPLETED
     story = [step for step in bench.log if step not in {"GetCampaign", "FetchModel"}]
     vote = ["CheckIn", "vote", "save", "Contribute"]
     outcome = ["CheckIn", "save", "outcome", "save", "Contribute"]
@@ -154,14 +165,24 @@ def test_a_whole_campaign_saved_before_sent() -> None:
 
 
 def test_a_campaign_given_up_is_no_error() -> None:
-    assert Bench([OFFER, CampaignEnded(completed=False)]).run() is False
+    assert Bench([OFFER, CampaignEnded(Ending.FAILED)]).run() is Ending.FAILED
 
 
 def test_lost_answers_are_asked_for_again() -> None:
     bench = Bench(
-        [LOST, LOST, OFFER, LOST, VOTE_TO, LOST, VOTE_TO, reject(RejectReason.DUPLICATE), CampaignEnded(True)]
+        [
+            LOST,
+            LOST,
+            OFFER,
+            LOST,
+            VOTE_TO,
+            LOST,
+            VOTE_TO,
+            reject(RejectReason.DUPLICATE),
+            CampaignEnded(Ending.COMPLETED),
+        ]
     )
-    assert bench.run() is True
+    assert bench.run() is Ending.COMPLETED
     kinds = [type(message) for message in bench.link.sent]
     assert kinds == [GetCampaign] * 3 + [CheckIn] * 2 + [Contribute, CheckIn, Contribute, CheckIn]
     first, second = (message for message in bench.link.sent if isinstance(message, Contribute))
@@ -170,7 +191,7 @@ def test_lost_answers_are_asked_for_again() -> None:
 
 
 def test_a_rest_is_kept_and_told() -> None:
-    bench = Bench([OFFER, ComeBack(600_000, Awaited.TRAINER), CampaignEnded(completed=True)])
+    bench = Bench([OFFER, ComeBack(600_000, Awaited.TRAINER), CampaignEnded(Ending.COMPLETED)])
     bench.run()
     assert 450.0 <= bench.clock.now_s <= 750.0
     assert any("waiting for the slim base" in state for state in bench.states)
@@ -180,7 +201,7 @@ def test_a_restart_sends_the_stored_vote() -> None:
     first = Bench([OFFER, VOTE_TO, CarrierError("unplugged", retryable=False)])
     with pytest.raises(CarrierError, match="unplugged"):
         first.run()
-    second = Bench([OFFER, VOTE_TO, counted, CampaignEnded(completed=True)])
+    second = Bench([OFFER, VOTE_TO, counted, CampaignEnded(Ending.COMPLETED)])
     second.store = first.store
     second.run()
     assert "vote" not in second.log
@@ -189,7 +210,7 @@ def test_a_restart_sends_the_stored_vote() -> None:
 
 def test_a_tampered_store_says_nothing() -> None:
     bench = Bench([OFFER])
-    first = Bench([OFFER, VOTE_TO, counted, CampaignEnded(completed=True)])
+    first = Bench([OFFER, VOTE_TO, counted, CampaignEnded(Ending.COMPLETED)])
     saved: list[DeviceState] = []
     first.store.save = saved.append  # type: ignore[method-assign]
     first.run()
@@ -224,7 +245,7 @@ def offer(**changes: Any) -> CampaignOffer:
         ([offer(levels=CAMPAIGN.levels * 5)], RejectReason.WRONG_CAMPAIGN),
         ([Stored()], RejectReason.MALFORMED),
         ([OFFER, Stored()], RejectReason.MALFORMED),
-        ([OFFER, VOTE_TO, CampaignEnded(completed=True)], RejectReason.MALFORMED),
+        ([OFFER, VOTE_TO, CampaignEnded(Ending.COMPLETED)], RejectReason.MALFORMED),
         ([OFFER, reject(RejectReason.WRONG_LAYOUT)], RejectReason.WRONG_LAYOUT),
         ([reject(RejectReason.STRANGER)], RejectReason.STRANGER),
     ],
@@ -267,8 +288,8 @@ def test_models_come_in_pieces_and_a_lost_piece_is_fetched_again() -> None:
         LOST,
         ModelChunk(len(TINY_BASE), TINY_BASE[half:]),
     ]
-    bench = Bench([OFFER, *pieces, CampaignEnded(completed=True)], models=())
-    assert bench.run() is True
+    bench = Bench([OFFER, *pieces, CampaignEnded(Ending.COMPLETED)], models=())
+    assert bench.run() is Ending.COMPLETED
     offsets = [message.offset for message in bench.link.sent if isinstance(message, FetchModel)]
     assert offsets == [0, half, half]
     assert digest(TINY_BASE) == CAMPAIGN.base_digest
@@ -290,7 +311,7 @@ class SilentLink(ScriptedLink):
 
 @pytest.mark.parametrize(("attribute", "error"), [("link", CarrierError), ("work", InputError)])
 def test_nothing_waits_for_ever(attribute: str, error: type[PrunefleetError]) -> None:
-    bench = Bench([OFFER, VOTE_TO])
+    bench = Bench(itertools.chain([OFFER, VOTE_TO], itertools.repeat(ComeBack(60_000, Awaited.DEVICES))))
     if attribute == "link":
         bench.link = SilentLink([])
     else:
@@ -298,3 +319,201 @@ def test_nothing_waits_for_ever(attribute: str, error: type[PrunefleetError]) ->
     with pytest.raises(error):
         bench.run()
     assert bench.clock.now_s < 9 * 24 * 3600.0
+
+
+# --- while the device works ---------------------------------------------------------------------------------------
+
+
+class SlowWork(Work):
+    """Takes ``work_s`` for everything; ``cancelled_s`` says when it was told to stop."""
+
+    def __init__(self, log: list[str], clock: SimClock, work_s: float) -> None:
+        super().__init__(log)
+        self.clock, self.work_s = clock, work_s
+        self.cancelled_s: float | None = None
+
+    async def prepare_vote(self, campaign: Campaign, base: bytes) -> Vote:
+        await self._take_time()
+        return await super().prepare_vote(campaign, base)
+
+    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
+        await self._take_time()
+        return await super().personalise(campaign, decision, base, slim_base)
+
+    async def _take_time(self) -> None:
+        try:
+            await asyncio.sleep(self.work_s)
+        except asyncio.CancelledError:
+            self.cancelled_s = self.clock()
+            raise
+
+
+def slow_bench(script: Iterable[Answer], work_s: float) -> tuple[Bench, SlowWork]:
+    bench = Bench(script)
+    work = SlowWork(bench.log, bench.clock, work_s)
+    bench.work = work
+    return bench, work
+
+
+def busy_check_ins(bench: Bench) -> list[CheckIn]:
+    return [m for m in bench.link.sent if isinstance(m, CheckIn) and m.readiness is Readiness.BUSY]
+
+
+STOPPED = CampaignEnded(Ending.STOPPED)
+STILL_ON = ComeBack(60_000, Awaited.DEVICES)
+
+
+@pytest.mark.parametrize("script", [[OFFER, VOTE_TO], [OFFER, OUTCOME_TO]], ids=["voting", "personalising"])
+def test_a_stop_ends_the_work_within_seconds(script: list[Answer]) -> None:
+    bench, work = slow_bench([*script, STILL_ON, STOPPED], work_s=3600.0)
+    assert bench.run() is Ending.STOPPED
+    assert work.cancelled_s is not None
+    assert work.cancelled_s <= 10.0
+    assert len(busy_check_ins(bench)) == 2
+    assert not any(isinstance(message, Contribute) for message in bench.link.sent)
+    state = bench.store.load(CAMPAIGN.campaign_id)
+    assert state is not None
+    assert "vote" in state.spent
+
+
+def test_whatever_else_is_answered_while_it_works_changes_nothing() -> None:
+    bench, _ = slow_bench([], work_s=20.0)
+    noise: list[Answer] = [LOST, reject(RejectReason.WRONG_SESSION), VOTE_TO, *[STILL_ON] * 20]
+    bench.limits = replace(bench.limits, busy_retries=RetryPolicy(max_s=1.0, give_up_after_s=1e9))
+    bench.link = ScriptedBusyLink([OFFER, VOTE_TO, counted, CampaignEnded(Ending.COMPLETED)], noise)
+    assert bench.run() is Ending.COMPLETED
+    assert len(busy_check_ins(bench)) >= 4
+
+
+class ScriptedBusyLink(ScriptedLink):
+    """Answers check-ins of a busy device from a script of their own."""
+
+    def __init__(self, script: Iterable[Answer], busy: Iterable[Answer]) -> None:
+        super().__init__(script, [TINY_BASE, SLIM_MODEL])
+        self.busy = ScriptedLink(busy)
+
+    async def call(self, message: Up) -> Down:
+        if isinstance(message, CheckIn) and message.readiness is Readiness.BUSY:
+            self.sent.append(message)
+            return await self.busy.call(message)
+        return await super().call(message)
+
+
+def test_work_that_is_over_within_a_second_asks_nothing() -> None:
+    bench, _ = slow_bench([OFFER, VOTE_TO, counted, CampaignEnded(Ending.COMPLETED)], work_s=0.9)
+    bench.run()
+    assert busy_check_ins(bench) == []
+
+
+def test_a_decision_that_cannot_be_tried_is_reported_as_tried() -> None:
+    bench = Bench([OFFER, OUTCOME_TO, counted, CampaignEnded(Ending.COMPLETED)])
+
+    async def fail(*_args: object) -> Outcome:
+        raise InputError("out of memory")
+
+    bench.work.personalise = fail  # type: ignore[method-assign]
+    assert bench.run() is Ending.COMPLETED
+    (said,) = (message for message in bench.link.sent if isinstance(message, Contribute))
+    tally = read_outcome(unpack(OUTCOME_LANES, said.payload))
+    assert (tally.tried, tally.finished, sum(tally.accuracy_gain)) == (1, 0, 0)
+    assert any("out of memory" in state for state in bench.states), "the owner is told why"
+
+
+def test_a_vote_that_cannot_be_prepared_is_the_owners_to_see() -> None:
+    bench = Bench([OFFER, VOTE_TO])
+
+    async def fail(*_args: object) -> Vote:
+        raise InputError("one class only")
+
+    bench.work.prepare_vote = fail  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="one class only"):
+        bench.run()
+    assert not any(isinstance(message, Contribute) for message in bench.link.sent)
+
+
+# --- what is kept on the disk -----------------------------------------------------------------------------------------
+
+
+def test_a_cached_base_is_not_fetched_again_and_a_damaged_one_is(tmp_path: Path) -> None:
+    cache = FolderCache(tmp_path)
+    fetches = []
+    for damage in (False, False, True):
+        bench = Bench([OFFER, CampaignEnded(Ending.COMPLETED)])
+        bench.cache = cache
+        if damage:
+            (tmp_path / f"{CAMPAIGN.base_digest}.safetensors").write_bytes(b"bits that rot")
+        bench.run()
+        fetches.append(bench.log.count("FetchModel"))
+    assert fetches[0] > 0
+    assert fetches == [fetches[0], 0, fetches[0]]
+    assert cache.load(CAMPAIGN.base_digest) == TINY_BASE
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.safetensors")} == {0o600}
+
+
+def test_a_digest_that_is_a_path_reads_nothing(tmp_path: Path) -> None:
+    (tmp_path / "secret.safetensors").write_bytes(b"secret")
+    assert FolderCache(tmp_path / "cache").load("../secret") is None
+    assert (tmp_path / "secret.safetensors").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    class FullCache(FolderCache):
+        def save(self, model_digest: str, model: bytes) -> None:
+            raise ConfigError("no space left")
+
+    bench = Bench([OFFER, CampaignEnded(Ending.COMPLETED)])
+    bench.cache = FullCache(tmp_path)
+    assert bench.run() is Ending.COMPLETED
+    assert any("no space left" in state for state in bench.states)
+
+
+def test_what_was_said_in_other_campaigns_is_forgotten() -> None:
+    bench = Bench([OFFER, CampaignEnded(Ending.COMPLETED)])
+    other = "d1" * 16
+    bench.store.save(DeviceState(other, contribution=Contribution(SessionKind.VOTE, 0, "", "ab" * 16, 1, "00")))
+    bench.run()
+    assert bench.store.load(other) == DeviceState(other, spent=("vote",))
+
+
+def test_a_campaign_against_the_owners_policy_is_left_alone() -> None:
+    def refuse(campaign: Campaign) -> None:
+        raise ConfigError(f"{campaign.privacy_mode} is not private")
+
+    bench = Bench([OFFER])
+    bench.check_policy = refuse
+    with pytest.raises(ConfigError, match="plain is not private"):
+        bench.run()
+    assert [type(message) for message in bench.link.sent] == [GetCampaign]
+
+
+@pytest.mark.parametrize(("script", "work"), [([OFFER, VOTE_TO], "vote"), ([OFFER, OUTCOME_TO], "outcome")])
+def test_what_cannot_be_saved_is_not_sent(script: list[Answer], work: str) -> None:
+    class FullStore(LoggedStore):
+        def save(self, state: DeviceState) -> None:
+            if state.contribution is not None:
+                raise ConfigError("database or disk is full")
+            super().save(state)
+
+    bench = Bench(script)
+    bench.store = FullStore(bench.log)
+    with pytest.raises(ConfigError, match="full"):
+        bench.run()
+    assert work in bench.log
+    assert not any(isinstance(message, Contribute) for message in bench.link.sent)
+
+
+def test_an_audit_that_fails_while_the_device_works_ends_the_work() -> None:
+    bench, work = slow_bench([OFFER, VOTE_TO, STILL_ON], work_s=3600.0)
+    num_left = 0
+
+    def audit(record: EgressRecord) -> None:
+        nonlocal num_left
+        num_left += record.kind == "CheckIn"
+        if num_left == 3:
+            raise ConfigError("the audit cannot be written")
+
+    bench.audit = audit
+    with pytest.raises(ConfigError, match="audit"):
+        bench.run()
+    assert work.cancelled_s is not None
+    assert len(busy_check_ins(bench)) == 1

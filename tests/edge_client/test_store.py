@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,50 @@ def test_a_spent_round_stays_spent(store: DeviceStore, forgetful: DeviceState) -
     with pytest.raises(LocalProtocolError, match="stays spent"):
         store.save(forgetful)
     assert store.load(CAMPAIGN) == spent
+
+
+def test_what_was_said_elsewhere_is_forgotten_and_never_said_again(store: DeviceStore) -> None:
+    here = DeviceState(CAMPAIGN, contribution=VOTE)
+    store.save(here)
+    store.save(DeviceState(OTHER, spent=("outcome/0",), contribution=VOTE))
+    store.save(DeviceState("e2" * 16))
+    store.forget_others(CAMPAIGN)
+    assert store.load(CAMPAIGN) == here
+    assert store.load(OTHER) == DeviceState(OTHER, spent=("outcome/0", "vote"))
+    assert store.load("e2" * 16) == DeviceState("e2" * 16)
+
+
+def test_what_was_forgotten_leaves_no_trace_on_the_disk(tmp_path: Path) -> None:
+    store = SqliteDeviceStore(tmp_path / "device.db")
+    store.save(DeviceState(OTHER, contribution=VOTE))
+    store.forget_others(CAMPAIGN)
+    assert not any(b"feedface" in file.read_bytes() for file in tmp_path.iterdir())
+    store.close()
+
+
+def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
+    store = SqliteDeviceStore(tmp_path / "device.db")
+    before = DeviceState(CAMPAIGN, contribution=VOTE)
+    store.save(before)
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(ConfigError, match="full; make room on the disk; nothing was sent"):
+        store.save(DeviceState(CAMPAIGN, contribution=replace(VOTE, payload_hex="ab" * 10_000)))
+    assert store.load(CAMPAIGN) == before
+    store.close()
+
+
+def test_a_damaged_page_is_found_when_the_file_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "device.db"
+    store = SqliteDeviceStore(path)
+    for number in range(200):
+        store.save(DeviceState(f"{number:032x}", contribution=VOTE))
+    store.close()
+    body = bytearray(path.read_bytes())
+    body[3 * 4096 : 3 * 4096 + 200] = b"\xff" * 200
+    path.write_bytes(body)
+    with pytest.raises(ConfigError, match="it is damaged: restore it"):
+        SqliteDeviceStore(path)
 
 
 def test_a_file_survives_and_is_the_owners_alone(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from prunefleet_shared.lanes import pack, unpack
 from prunefleet_shared.layout import ChannelGroup, Layout, option_for_width
 from prunefleet_shared.masks import grade_layout
 from prunefleet_shared.metrics import OUTCOME_LANES
+from prunefleet_shared.testing import COORDINATOR_PUBLIC, TRAINER_PUBLIC
 from prunefleet_trainer.campaign_files import describe_base, make_campaign
 
 torch.set_num_threads(1)
@@ -49,7 +50,13 @@ def campaign_of(text: str) -> tuple[Campaign, bytes]:
         files = describe_base(spec, build(spec))
     cohort = CohortPolicy(size=4, quorum=2, deadline_ms=60_000)
     campaign = make_campaign(
-        files, campaign_id="ab" * 16, device_class="camera", levels_permille=(500, 200), cohort=cohort
+        files,
+        campaign_id="ab" * 16,
+        device_class="camera",
+        levels_permille=(500, 200),
+        cohort=cohort,
+        decision_key=COORDINATOR_PUBLIC,
+        slim_base_key=TRAINER_PUBLIC,
     )
     return campaign, files.weights
 
@@ -231,13 +238,14 @@ def test_the_dense_copy_belongs_to_base_data_recipe_and_seed(tmp_path: Path) -> 
     assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == sorted(copies)
 
 
-def test_a_broken_dense_copy_is_named(tmp_path: Path) -> None:
+def test_a_broken_dense_copy_is_made_again(tmp_path: Path) -> None:
     options = replace(OPTIONS, state_dir=tmp_path)
     prepare_vote(CAMPAIGN, BASE, samples(), options)
     (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"dense-.*not the weights"):
-        prepare_vote(CAMPAIGN, BASE, samples(), options)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    prepare_vote(CAMPAIGN, BASE, samples(), options)
+    assert path.read_bytes() == whole
 
 
 def test_l1_votes_where_taylor_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

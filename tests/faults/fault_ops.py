@@ -1,4 +1,4 @@
-"""Faults as data: what goes wrong, and at which message."""
+"""Faults as data: what goes wrong, and at which message or save."""
 
 from __future__ import annotations
 
@@ -81,8 +81,42 @@ class Stranger:
     call: Nth
 
 
+@dataclass(frozen=True)
+class Pause:
+    """The operator pauses the campaign as the message is sent, and resumes it ``for_s`` later."""
+
+    call: Nth
+    for_s: float
+
+
+@dataclass(frozen=True)
+class StopCampaign:
+    """The operator stops the campaign as the message is sent."""
+
+    call: Nth
+
+
+@dataclass(frozen=True)
+class SaveFails:
+    """The ``n``-th save of the run, from 0, fails; with ``is_stored``, only its success is not heard of."""
+
+    n: int
+    is_stored: bool = False
+
+
+@dataclass(frozen=True)
+class CrashAtSave:
+    """The coordinator is killed after the ``n``-th save of the run, before anything that follows from it."""
+
+    n: int
+
+
+SaveOp = SaveFails | CrashAtSave
 Op = (
-    LoseRequest
+    SaveOp
+    | Pause
+    | StopCampaign
+    | LoseRequest
     | LoseResponse
     | Duplicate
     | Reorder

@@ -8,10 +8,15 @@
 - a device said two different things in one round, or spoke in two sessions of one attempt, or in a round after a later
   one had begun;
 - a stranger got into a sum;
-- the campaign does not complete within a simulated day, or everything waits for something that never comes.
+- more devices were invited to a session than over-selection allows, or more were counted than the cohort has;
+- a session was opened while the campaign was paused; anybody was invited or counted after it was stopped; anybody was
+  told another ending than the one in the store;
+- the campaign does not complete within a simulated day (unless it was stopped), or everything waits for something that
+  never comes.
 
 **Not a failure**: a session given up below quorum (the next attempt does it); a device left out of a cohort or a sum; a
-vote computed twice, as long as only one ever left; messages turned down as late, duplicate or of an unknown session.
+vote computed twice, as long as only one ever left; messages turned down as late, duplicate or of an unknown session; a
+device that was restarted after the end, and waits for the next campaign.
 
 **Known nondeterminism**: none. One thread, simulated time, seeded jitter, numbered session ids, fixed keys.
 """
@@ -22,49 +27,59 @@ import asyncio
 import itertools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from fault_ops import (
     AdvanceTime,
+    CrashAtSave,
     Duplicate,
     Late,
     LoseRequest,
     LoseResponse,
     Nth,
     Op,
+    Pause,
     Reorder,
     RestartCoordinator,
     RestartDevice,
+    SaveFails,
+    SaveOp,
+    StopCampaign,
     Stranger,
 )
 
-from prunefleet_coordinator.runner import CoordinatorRunner
-from prunefleet_coordinator.state import ClosedRound
-from prunefleet_coordinator.store import MemoryStore
+from prunefleet_coordinator.campaigns import Campaigns
+from prunefleet_coordinator.state import ENDINGS, ClosedRound, Snapshot
+from prunefleet_coordinator.store import MemoryStore, StoredCampaign
 from prunefleet_edge.device import Vote
 from prunefleet_edge.device_state import lane_table, round_key
 from prunefleet_edge.egress import Egress
 from prunefleet_edge.runner import DeviceRunner
 from prunefleet_edge.store import MemoryDeviceStore
 from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision
-from prunefleet_shared.documents import open_document, sign_document
-from prunefleet_shared.errors import CarrierError, RemoteProtocolError
+from prunefleet_shared.documents import SignedDocument, digest, open_document, sign_document
+from prunefleet_shared.errors import CarrierError, ConfigError, RemoteProtocolError
 from prunefleet_shared.masks import grade_layout
 from prunefleet_shared.messages import (
     AwaitDecision,
     CampaignEnded,
     Contribute,
     ContributionCounted,
+    Control,
+    ControlCampaign,
     DecisionOffer,
     Down,
+    Ending,
     Invitation,
     Peer,
     PublishSlimBase,
     Role,
     SessionKind,
+    StartCampaign,
+    Stored,
     Up,
     UploadModel,
 )
@@ -74,7 +89,6 @@ from prunefleet_shared.testing import (
     COORDINATOR_PUBLIC,
     TINY_BASE,
     TRAINER_KEY,
-    TRAINER_PUBLIC,
     SimClock,
     run_simulated,
     tiny_campaign,
@@ -94,6 +108,7 @@ class Fleet:
     cohort: int = 3
     quorum: int = 2
     deadline_s: int = 60
+    overselection_permille: int = 1000
 
 
 class OneHotWork:
@@ -129,6 +144,48 @@ def _gain_in_bin(index: int) -> float:
     return GAIN_EDGES[index] - 1e-6
 
 
+class Killed(Exception):  # noqa: N818 - no error: it unwinds a coordinator that has just died
+    """The coordinator died here."""
+
+
+class FaultyStore(MemoryStore):
+    """A store whose saves fail, or are the last thing a coordinator does, as the ops say."""
+
+    def __init__(self, ops: Sequence[SaveOp], kill: Callable[[], None]) -> None:
+        super().__init__()
+        self.ops = {op.n: op for op in ops}
+        self.kill = kill
+        self.num_saves = 0
+        self.is_saving = False
+
+    def save_campaign(self, campaign: StoredCampaign, signed: SignedDocument) -> None:
+        if campaign not in self.list_campaigns():  # a restart enters it again, which changes nothing
+            self._save(lambda: super(FaultyStore, self).save_campaign(campaign, signed))
+
+    def save_snapshot(self, snapshot: Snapshot, signed: SignedDocument | None = None) -> None:
+        self._save(lambda: super(FaultyStore, self).save_snapshot(snapshot, signed))
+
+    def save_closing(self, closed: ClosedRound, snapshot: Snapshot, signed: SignedDocument | None = None) -> None:
+        self._save(lambda: super(FaultyStore, self).save_closing(closed, snapshot, signed))
+
+    def _save(self, save: Callable[[], None]) -> None:
+        if self.is_saving:  # a save made of saves is one transaction
+            save()
+            return
+        op = self.ops.get(self.num_saves)
+        self.num_saves += 1
+        if isinstance(op, SaveFails) and not op.is_stored:
+            raise ConfigError("disk full")
+        self.is_saving = True
+        save()
+        self.is_saving = False
+        if isinstance(op, SaveFails):
+            raise ConfigError("the disk did not answer")
+        if isinstance(op, CrashAtSave):
+            self.kill()
+            raise Killed
+
+
 class PeerLink:
     """A peer's line into the world, where it may break."""
 
@@ -146,41 +203,58 @@ class World:
         self.clock = SimClock(now_s=1000.0)
         self.fleet = fleet
         # Every op can spoil an attempt or two; a campaign that dies of its faults would prove nothing.
-        policy = CohortPolicy(fleet.cohort, fleet.quorum, fleet.deadline_s * 1000, max_attempts=5 + 3 * len(ops))
+        policy = CohortPolicy(
+            fleet.cohort,
+            fleet.quorum,
+            fleet.deadline_s * 1000,
+            max_attempts=5 + 3 * len(ops),
+            overselection_permille=fleet.overselection_permille,
+        )
         self.campaign = tiny_campaign(cohort=policy)
         self.ops: dict[Nth, list[Op]] = defaultdict(list)
         for op in ops:
-            self.ops[op.call].append(op)
+            if not isinstance(op, SaveOp):
+                self.ops[op.call].append(op)
         self.num_calls: Counter[type[Up] | None] = Counter()  # by kind; None counts all
         self.session_ids = itertools.count(1)
-        self.store = MemoryStore()
-        self.store.save_blob(TINY_BASE)
+        self.store = FaultyStore([op for op in ops if isinstance(op, SaveOp)], self.restart_coordinator)
         self.works = [OneHotWork(i) for i in range(fleet.devices)]
         self.device_stores = [MemoryDeviceStore() for _ in range(fleet.devices)]
-        self.device_tasks: dict[int, asyncio.Task[bool]] = {}
+        self.device_tasks: dict[int, asyncio.Task[Ending]] = {}
+        self.devices: dict[int, DeviceRunner] = {}
         self.handling: set[asyncio.Task[Down]] = set()
+        self.wishes: set[asyncio.Task[None]] = set()  # of the operator, under way
         self.restarts = 0
         # What was seen
         self.invitations: dict[str, Invitation] = {}
         self.last_session_id = ""
         self.said: list[tuple[str, str, bytes]] = []  # device, session, payload: all that left a device
         self.counted: set[tuple[str, str]] = set()  # device, session: whom the coordinator told so
+        self.invited: dict[str, set[str]] = defaultdict(set)  # by session: devices
+        self.is_paused = self.is_stopped = False  # as the operator was told
+        self.bugs: list[BaseException] = []  # what escaped the task that keeps deadlines
 
     # --- machines -----------------------------------------------------------------------------------------------
 
     def start_coordinator(self) -> None:
         """Start from the store, as after a crash."""
-        signed = sign_document("campaign", self.campaign, COORDINATOR_KEY)
-        self.coordinator = CoordinatorRunner(
-            signed,
-            COORDINATOR_KEY,
+        self.coordinator = Campaigns(
             self.store,
             self.store,
-            self.clock,
-            lambda: f"{next(self.session_ids):032x}",
-            trainer_key=TRAINER_PUBLIC,
+            operator_keys=lambda: [COORDINATOR_PUBLIC],  # here one key plays both
+            signing_key=COORDINATOR_KEY,
+            clock=self.clock,
+            new_session_id=lambda: f"{next(self.session_ids):032x}",
         )
         self.coordinator_task = asyncio.create_task(self.coordinator.run())
+        self.coordinator_task.add_done_callback(self._look_for_bugs)
+
+    def _look_for_bugs(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, BaseExceptionGroup):
+            error = error.split(Killed)[1]  # who was killed did not crash
+        if error is not None:
+            self.bugs.append(error)
 
     def restart_coordinator(self) -> None:
         self.coordinator_task.cancel()
@@ -197,19 +271,57 @@ class World:
             self.works[index],
             self.device_stores[index],
             device_class=self.campaign.device_class,
-            coordinator_key=COORDINATOR_PUBLIC,
-            trainer_key=TRAINER_PUBLIC,
+            operator_keys=[COORDINATOR_PUBLIC],
             clock=self.clock,
             sleep=self.clock.sleep,
             rng=random.Random(self.restarts),
             on_state=lambda words: None,
         )
+        self.devices[index] = runner
         self.device_tasks[index] = asyncio.create_task(runner.run())
 
     def restart_device(self, index: int) -> None:
         if not self.device_tasks[index].done():
             self.device_tasks[index].cancel()
             self.start_device(index)
+
+    async def run_operator(self) -> None:
+        """Start the campaign, again and again until it is started."""
+        link = PeerLink(self, Peer("operator", Role.OPERATOR))
+        signed = sign_document("campaign", self.campaign, COORDINATOR_KEY)
+        while True:
+            with suppress(CarrierError):
+                await link.call(UploadModel(digest(TINY_BASE), 0, len(TINY_BASE), TINY_BASE))
+                await link.call(StartCampaign(signed))
+                return
+            await asyncio.sleep(1.0)
+
+    def wish(self, *controls: Control, apart_s: float = 0.0) -> None:
+        """Let the operator control the campaign, whatever happens to their messages."""
+        task = asyncio.create_task(self._control(controls, apart_s))
+        self.wishes.add(task)
+        task.add_done_callback(self.wishes.discard)
+
+    async def _control(self, controls: Sequence[Control], apart_s: float) -> None:
+        for control in controls:
+            self.is_paused = False  # a message that says so may be on its way
+            granted = False
+            while not granted:
+                granted = await self._is_granted(control)
+                await asyncio.sleep(0.0 if granted else 1.0)
+            await asyncio.sleep(apart_s)
+
+    async def _is_granted(self, control: Control) -> bool:
+        """Whether the operator need not ask again."""
+        message = ControlCampaign(self.campaign.campaign_id, control)
+        try:
+            answer = await self.carry(Peer("operator", Role.OPERATOR), message)
+        except CarrierError:
+            return False
+        except RemoteProtocolError:
+            return True  # it has not begun, or it has ended
+        assert answer == Stored()
+        return True
 
     async def run_trainer(self) -> None:
         """Answer every decision with a slim base, from the beginning whenever anything goes wrong."""
@@ -235,13 +347,27 @@ class World:
             self.start_device(index)
         trainer = asyncio.create_task(self.run_trainer())
         async with asyncio.timeout(A_DAY_S):
-            while not all(task.done() for task in self.device_tasks.values()):
-                # A restart replaces a task: look again at those that are there then.
-                await asyncio.wait(self.device_tasks.values())
-            await trainer
+            await self.run_operator()
+            while not (all(map(self._is_done, self.device_tasks)) and trainer.done() and not self.wishes):
+                await asyncio.sleep(1.0)
+        await trainer
         for task in self.device_tasks.values():
-            assert task.result() is True, "a device was told that the campaign was given up"
-        self.coordinator_task.cancel()
+            if task.done():
+                assert task.result() is self.ending, f"a device was told {task.result()}"
+        for task in (self.coordinator_task, *self.device_tasks.values()):
+            task.cancel()
+
+    def _is_done(self, index: int) -> bool:
+        """Whether a device has heard the end, or was restarted after it and waits for another campaign."""
+        return self.device_tasks[index].done() or (
+            self.ending is not None and not self.devices[index].standing.campaign_id
+        )
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the campaign has ended, as the store has it; None before."""
+        snapshot = self.store.load_snapshot(self.campaign.campaign_id)
+        return ENDINGS.get(snapshot.phase) if snapshot else None
 
     # --- lines --------------------------------------------------------------------------------------------------
 
@@ -280,6 +406,10 @@ class World:
                     await asyncio.sleep(self.fleet.deadline_s + 1.0)
                 case Stranger() if self.last_session_id:
                     await self._intrude()
+                case Pause(for_s=for_s):
+                    self.wish(Control.PAUSE, Control.RESUME, apart_s=for_s)
+                case StopCampaign():
+                    self.wish(Control.STOP)
                 case _:
                     pass
 
@@ -297,24 +427,47 @@ class World:
 
     async def _handle(self, peer: Peer, message: Up) -> Down | RemoteProtocolError | None:
         """The coordinator's answer or refusal; None if it died meanwhile. It does not notice when a peer dies."""
-        task = asyncio.create_task(self.coordinator.handle(peer, message))
+        task = asyncio.create_task(self._ask_coordinator(peer, message))
         self.handling.add(task)
         try:
             await asyncio.wait({task})
         finally:
-            task.add_done_callback(self.handling.discard)
+            task.add_done_callback(self._handled)
         if task.cancelled():
             return None
         error = task.exception()
+        if isinstance(error, Killed | CarrierError):
+            return None
         if isinstance(error, RemoteProtocolError):
             return error
-        answer = task.result()
+        return task.result()
+
+    async def _ask_coordinator(self, peer: Peer, message: Up) -> Down:
+        answer = await self.coordinator.handle(peer, message)
+        self._note(peer, message, answer)  # here, because whoever asked may die before it hears
+        return answer
+
+    def _handled(self, task: asyncio.Task[Down]) -> None:
+        self.handling.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Killed | CarrierError | RemoteProtocolError):
+            self.bugs.append(error)
+
+    def _note(self, peer: Peer, message: Up, answer: Down) -> None:
+        """What the coordinator says counts from here on, whether or not it is heard."""
+        if isinstance(answer, Invitation | ContributionCounted):
+            assert not self.is_stopped, f"{peer.peer_id} was told {answer} after the campaign was stopped"
         if isinstance(answer, Invitation):
+            is_new = answer.session_id not in self.invitations
+            assert not (is_new and self.is_paused), f"{peer.peer_id} opened a session while the campaign was paused"
             self.invitations[answer.session_id] = answer
+            self.invited[answer.session_id].add(peer.peer_id)
             self.last_session_id = answer.session_id
         if isinstance(answer, ContributionCounted):
             self.counted.add((peer.peer_id, answer.session_id))
-        return answer
+        if isinstance(message, ControlCampaign):
+            self.is_paused = message.control is Control.PAUSE
+            self.is_stopped = message.control is Control.STOP
 
     async def _intrude(self) -> None:
         session = self.invitations[self.last_session_id]
@@ -326,12 +479,21 @@ class World:
 
     def check(self) -> None:
         """Raise AssertionError for the first failure condition met."""
-        rounds = [(SessionKind.VOTE, 0), *((SessionKind.OUTCOME, i) for i in range(len(self.campaign.levels)))]
-        for kind, level in rounds:
-            closed = self.store.load_closed(self.campaign.campaign_id, kind, level)
-            assert closed is not None, f"{round_key(kind, level)} was never closed"
+        assert not self.bugs, self.bugs
+        assert self.ending is (Ending.STOPPED if self.is_stopped else Ending.COMPLETED)
+        for session_id, devices in self.invited.items():
+            assert len(devices) <= self.campaign.cohort.max_invited, f"{len(devices)} were invited to {session_id}"
+        closed_rounds = self.closed_rounds()
+        assert self.is_stopped or len(closed_rounds) == 1 + len(self.campaign.levels), "a round was never closed"
+        for closed in closed_rounds:
             self._check_sum(closed)
         self._check_what_was_said()
+
+    def closed_rounds(self) -> list[ClosedRound]:
+        """The sums in the store, the vote's first."""
+        rounds = [(SessionKind.VOTE, 0), *((SessionKind.OUTCOME, i) for i in range(len(self.campaign.levels)))]
+        stored = [self.store.load_closed(self.campaign.campaign_id, kind, level) for kind, level in rounds]
+        return [closed for closed in stored if closed is not None]
 
     def _check_sum(self, closed: ClosedRound) -> None:
         key, names = round_key(closed.kind, closed.level), set(closed.contributors)
@@ -340,7 +502,7 @@ class World:
                 assert lanes.max() <= 1, f"{key}: somebody was counted twice in {block}: {lanes}"
                 seen = {f"device-{i}" for i in np.flatnonzero(lanes)}
                 assert seen == names, f"{key}: {block} says {sorted(seen)}, contributors {sorted(names)}"
-        assert closed.total.num_devices == len(closed.contributors) >= self.fleet.quorum
+        assert self.fleet.quorum <= closed.total.num_devices == len(closed.contributors) <= self.fleet.cohort
         told = {device for device, session in self.counted if session == closed.session_id}
         assert told <= names, f"{key}: {sorted(told - names)} were told that they counted, and did not"
 

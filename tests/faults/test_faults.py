@@ -6,15 +6,19 @@ import os
 
 from fault_ops import (
     AdvanceTime,
+    CrashAtSave,
     Duplicate,
     Late,
     LoseRequest,
     LoseResponse,
     Nth,
     Op,
+    Pause,
     Reorder,
     RestartCoordinator,
     RestartDevice,
+    SaveFails,
+    StopCampaign,
     Stranger,
 )
 from fleet_world import Fleet, run_world
@@ -26,10 +30,9 @@ from prunefleet_shared.messages import CheckIn, Contribute
 NUM_EXAMPLES = int(os.environ.get("PRUNEFLEET_FAULT_EXAMPLES", "100"))
 """Enough for every planted bug we tried; the nightly run asks for thousands."""
 CALLS = st.one_of(
-    st.builds(
-        Nth, st.integers(0, 55)
-    ),  # an undisturbed campaign of three devices takes 43 messages, 9 of each of these
-    st.builds(Nth, st.integers(0, 11), st.sampled_from([CheckIn, Contribute])),
+    st.builds(Nth, st.integers(0, 80)),  # an undisturbed campaign of three devices takes 73 messages
+    st.builds(Nth, st.integers(0, 40), st.just(CheckIn)),  # 34 of them, most from devices that work
+    st.builds(Nth, st.integers(0, 11), st.just(Contribute)),  # 9 of them
 )
 
 
@@ -47,18 +50,27 @@ def incidents(draw: st.DrawFn) -> list[Op]:
         st.builds(RestartCoordinator, call),
         st.builds(RestartDevice, call, st.one_of(st.none(), st.integers(0, 4))),
         st.builds(Stranger, call),
+        st.builds(Pause, call, st.sampled_from([2.0, 30.0, 300.0])),
     )
     return draw(st.lists(faults, min_size=1, max_size=3))
 
 
-OPS = st.lists(incidents(), max_size=6).map(lambda groups: [op for group in groups for op in group])
+SAVES = st.integers(0, 14)  # an undisturbed campaign of two levels saves 9 times
+SAVE_FAULTS = st.one_of(st.builds(SaveFails, SAVES, st.booleans()), st.builds(CrashAtSave, SAVES))
+OPS = st.builds(
+    lambda groups, saves: [*(op for group in groups for op in group), *saves],
+    st.lists(incidents(), max_size=6),
+    st.lists(SAVE_FAULTS, max_size=4),
+)
 
 
 @st.composite
 def fleets(draw: st.DrawFn) -> Fleet:
     devices = draw(st.integers(2, 5))
     quorum = draw(st.integers(1, devices))
-    return Fleet(devices, draw(st.integers(quorum, devices + 1)), quorum)
+    overselection_permille = draw(st.sampled_from([1000, 1300, 2000]))
+    cohort = draw(st.integers(quorum, devices + 1))
+    return Fleet(devices, cohort, quorum, overselection_permille=overselection_permille)
 
 
 def test_an_undisturbed_campaign_counts_everybody_once() -> None:
@@ -79,3 +91,9 @@ def test_a_run_is_repeatable() -> None:
 @given(OPS, fleets())
 def test_no_fault_loses_or_doubles_a_contribution(ops: list[Op], fleet: Fleet) -> None:
     run_world(ops, fleet)
+
+
+@settings(max_examples=max(20, NUM_EXAMPLES // 4), deadline=None, derandomize=True)
+@given(OPS, st.builds(StopCampaign, CALLS), fleets())
+def test_a_campaign_stopped_amid_faults_counts_nobody_afterwards(ops: list[Op], stop: Op, fleet: Fleet) -> None:
+    run_world([*ops, stop], fleet)

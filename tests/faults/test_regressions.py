@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from fault_ops import Duplicate, Late, LoseRequest, LoseResponse, Nth, RestartCoordinator, RestartDevice, Stranger
+import pytest
+from fault_ops import (
+    AdvanceTime,
+    CrashAtSave,
+    Duplicate,
+    Late,
+    LoseRequest,
+    LoseResponse,
+    Nth,
+    Pause,
+    RestartCoordinator,
+    RestartDevice,
+    SaveFails,
+    StopCampaign,
+    Stranger,
+)
 from fleet_world import Fleet, run_world
 
-from prunefleet_shared.messages import CheckIn, Contribute
+from prunefleet_shared.messages import CheckIn, Contribute, Ending
 
 FIRST_CONTRIBUTION = Nth(0, Contribute)
 FIRST_OUTCOME = Nth(3, Contribute)
@@ -49,3 +64,46 @@ def test_a_stranger_is_not_counted() -> None:
 
 def test_a_device_whose_every_answer_is_lost_for_a_while_still_finishes() -> None:
     run_world([LoseResponse(Nth(n, kind)) for n in range(9) for kind in (CheckIn, Contribute)])
+
+
+def test_a_start_that_was_stored_but_not_confirmed_is_carried_out_when_asked_again() -> None:
+    run_world([SaveFails(0, is_stored=True)])
+
+
+@pytest.mark.parametrize("save", range(9))
+@pytest.mark.parametrize("fault", [SaveFails, lambda n: SaveFails(n, is_stored=True), CrashAtSave])
+def test_every_single_save_may_fail_or_be_the_last(fault, save) -> None:
+    run_world([fault(save)], Fleet(devices=3, cohort=3, quorum=3))
+
+
+def test_a_crash_between_the_two_saves_of_one_batch_loses_only_the_session() -> None:
+    """The deadline passes unnoticed (all machines sleep): one check-in gives a session up and opens the next."""
+    world = run_world(
+        [LoseRequest(FIRST_CONTRIBUTION), AdvanceTime(Nth(1, Contribute), 4000.0), CrashAtSave(2), CrashAtSave(3)]
+    )
+    assert {closed.total.num_devices for closed in world.closed_rounds()} <= {2, 3}
+
+
+def test_an_overselected_session_takes_the_first_to_answer() -> None:
+    world = run_world([], Fleet(devices=5, cohort=3, quorum=3, overselection_permille=1600))
+    assert max(len(devices) for devices in world.invited.values()) == 5
+    assert [closed.total.num_devices for closed in world.closed_rounds()] == [3, 3, 3]
+    voters = world.closed_rounds()[0].contributors
+    assert voters == ("device-0", "device-1", "device-2")  # the others take longer
+
+
+def test_a_pause_delays_and_loses_nothing() -> None:
+    world = run_world([Pause(Nth(0, Contribute), 3600.0)], Fleet(devices=3, cohort=3, quorum=3))
+    assert len(world.counted) == 3 * 3
+    assert world.clock.now_s > 3600.0
+
+
+def test_a_pause_survives_a_restart_of_the_coordinator() -> None:
+    run_world([Pause(FIRST_OUTCOME, 600.0), RestartCoordinator(Nth(4, Contribute)), RestartCoordinator(Nth(60))])
+
+
+def test_devices_that_work_hear_within_seconds_that_the_campaign_is_stopped() -> None:
+    world = run_world([StopCampaign(Nth(3, CheckIn))], Fleet(devices=3, cohort=3, quorum=3))
+    assert world.ending is Ending.STOPPED
+    assert world.said == []  # the fastest vote takes five seconds
+    assert world.clock.now_s < 1000.0 + 15.0

@@ -6,8 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
+from prunefleet_coordinator.report_model import FleetFacts, Report
+from prunefleet_coordinator.report_parts import (
+    contribution_of,
+    decision_record,
+    group_tallies,
+    round_of,
+    setting_of,
+)
 from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision, Level, decision_fingerprint
 from prunefleet_shared.documents import digest, sign_document
 from prunefleet_shared.lanes import grade_lane, width_lane
@@ -23,6 +30,8 @@ from prunefleet_shared.layout import (
 from prunefleet_shared.masks import descending_order, grade_layout
 from prunefleet_shared.metrics import OUTCOME_LANES, Outcome, outcome_vector, read_outcome
 from prunefleet_shared.private_sum import Total
+from prunefleet_shared.testing import COORDINATOR_KEY as KEY
+from prunefleet_shared.testing import COORDINATOR_PUBLIC, TRAINER_PUBLIC
 from prunefleet_simulation.results import (
     ARMS,
     ArmCost,
@@ -35,7 +44,6 @@ from prunefleet_simulation.results import (
 
 PERMILLES = (500, 300)
 OFFSETS = {"dense": 0.05, "agnostic": -0.12, "agnostic_local": 0.0, "local": -0.06, "fleet": 0.04}
-KEY = ec.derive_private_key(7, ec.SECP256R1())
 
 MakeRun = Callable[..., RunResult]
 
@@ -50,6 +58,44 @@ def make_run() -> MakeRun:
 def run() -> RunResult:
     """Two seeds, 12 devices, 7 groups, a fleet that helps."""
     return build_run()
+
+
+MakeReal = Callable[..., Report]
+
+
+@pytest.fixture(scope="session")
+def real_report(run: RunResult) -> MakeReal:
+    """``real_report(num_decided=, num_measured=, **facts)`` gives a real campaign's report."""
+    result = run.seeds[0]
+    campaign, total = result.campaign, result.vote_total
+
+    def build(num_decided: int = 2, num_measured: int = 2, **facts: object) -> Report:
+        levels = result.levels[:num_decided]
+        told = list(enumerate(levels))
+        standing = {"phase": "completed", "is_paused": False, "is_authority_built_in": False} | facts
+        return Report(
+            run_id=campaign.campaign_id,
+            replay_command=f"prunefleet coordinator replay runs/{campaign.campaign_id}",
+            notes=["Plain mode: the coordinator saw each contribution."],
+            versions={"prunefleet": "0.1.0"},
+            setting=setting_of(campaign),
+            fleet=FleetFacts(
+                campaign_id=campaign.campaign_id,
+                num_levels=len(campaign.levels),
+                num_voters=total.num_devices if levels else 0,
+                cohort_size=12,
+                quorum=2,
+                max_attempts=3,
+                deadline_s=600,
+                **standing,
+            ),
+            contribution=contribution_of(campaign),
+            rounds=[round_of(campaign, i, total, x.outcome if i < num_measured else None) for i, x in told],
+            decisions=[decision_record(campaign, x.decision, x.signed_decision) for x in levels],
+            topology=group_tallies(campaign, total) if levels else [],
+        )
+
+    return build
 
 
 def build_run(
@@ -110,6 +156,8 @@ def _campaign(seed: int, layout: Layout, num_devices: int) -> Campaign:
         levels=tuple(Level(p, dense * p // 1000) for p in PERMILLES),
         public_order=tuple(tuple(range(g.num_channels)) for g in layout.groups),
         cohort=CohortPolicy(size=num_devices, quorum=2, deadline_ms=60_000),
+        decision_key=COORDINATOR_PUBLIC.hex(),
+        slim_base_key=TRAINER_PUBLIC.hex(),
     )
 
 

@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from prunefleet_coordinator.report_model import Report
 from prunefleet_simulation import charts
 from prunefleet_simulation.report import build_report
-from prunefleet_simulation.report_model import Report
 from prunefleet_simulation.results import RunResult
 
 

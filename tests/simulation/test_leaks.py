@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cryptography.hazmat.primitives.asymmetric import ec
 from safetensors.numpy import load_file
 
 from prunefleet_coordinator.grpc_carrier import start_server
@@ -33,7 +32,6 @@ from prunefleet_edge import work
 from prunefleet_edge.data import ImageArray, LabelArray, Samples, check_images
 from prunefleet_edge.device import Vote
 from prunefleet_edge.egress import Egress, EgressRecord
-from prunefleet_edge.grpc_carrier import GrpcLink
 from prunefleet_edge.models import parse_spec
 from prunefleet_edge.pruning import masks_by_order
 from prunefleet_edge.runner import DeviceRunner
@@ -41,20 +39,21 @@ from prunefleet_edge.store import SqliteDeviceStore
 from prunefleet_edge.training import Recipe
 from prunefleet_shared import wire
 from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision
-from prunefleet_shared.documents import digest, public_bytes, sign_document
-from prunefleet_shared.identity import COORDINATOR, Authority, create_authority, issue
+from prunefleet_shared.certificates import Authority, create_authority, issue
+from prunefleet_shared.documents import digest, sign_document
+from prunefleet_shared.grpc_link import GrpcLink
 from prunefleet_shared.lanes import unpack
-from prunefleet_shared.messages import Contribute, Role, SessionKind
+from prunefleet_shared.messages import Contribute, Ending, Role, SessionKind
 from prunefleet_shared.meter import Direction, Meter
 from prunefleet_shared.metrics import Outcome
+from prunefleet_shared.testing import COORDINATOR_KEY as KEY
+from prunefleet_shared.testing import COORDINATOR_PUBLIC, TRAINER_KEY, TRAINER_PUBLIC
 from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign
 from prunefleet_trainer.public import fresh, retrain_slim_base
 from prunefleet_trainer.runner import TrainerRunner
 
 torch.set_num_threads(1)
 SPEC = parse_spec("resnet8/1x8x8/4")
-KEY = ec.derive_private_key(7, ec.SECP256R1())
-TRAINER_KEY = ec.derive_private_key(8, ec.SECP256R1())
 RECIPE = Recipe(epochs=1, learning_rate=0.05, batch_size=8)
 NUM_IMAGES = 16
 LIMIT_S = 60.0
@@ -182,7 +181,15 @@ class Overheard:
 def campaign_files() -> tuple[BaseFiles, Campaign]:
     files = describe_base(SPEC, fresh(SPEC, 1))
     cohort = CohortPolicy(size=2, quorum=2, deadline_ms=600_000)
-    campaign = make_campaign(files, campaign_id="ab" * 16, device_class="camera", levels_permille=(250,), cohort=cohort)
+    campaign = make_campaign(
+        files,
+        campaign_id="ab" * 16,
+        device_class="camera",
+        levels_permille=(250,),
+        cohort=cohort,
+        decision_key=COORDINATOR_PUBLIC,
+        slim_base_key=TRAINER_PUBLIC,
+    )
     return files, campaign
 
 
@@ -203,12 +210,9 @@ async def _play(folder: Path, data: Data, overheard: Overheard, files: BaseFiles
         stack.callback(store.close)
         store.save_blob(files.weights)
         signed = sign_document("campaign", campaign, KEY)
-        trainer_public = public_bytes(TRAINER_KEY.public_key())
         # A poll that outlasts the test: a device then sends the same messages however slow the machine is.
-        coordinator = CoordinatorRunner(
-            signed, KEY, store, store, time.monotonic, counting_ids(), trainer_key=trainer_public, poll_s=NEVER_S
-        )
-        server = await start_server(coordinator, issue(authority, COORDINATOR, "coordinator", _now()), clock=_now)
+        coordinator = CoordinatorRunner(signed, KEY, store, store, time.monotonic, counting_ids(), poll_s=NEVER_S)
+        server = await start_server(coordinator, issue(authority, Role.COORDINATOR, "coordinator", _now()), clock=_now)
         stack.push_async_callback(server.stop, 0)
         async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
             group.create_task(coordinator.run())
@@ -221,13 +225,15 @@ async def _train(authority: Authority, port: int, files: BaseFiles, campaign: Ca
     link = GrpcLink(f"127.0.0.1:{port}", issue(authority, Role.TRAINER, "trainer", _now()), timeout_s=LIMIT_S)
     public = Samples(torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 4)
 
-    async def retrain(decision: Decision) -> bytes:
+    async def retrain(_campaign: Campaign, decision: Decision) -> bytes:
         masks = masks_by_order(decision.prior, decision.widths)
         return retrain_slim_base(campaign.model, files.weights, masks, public, RECIPE, 1)
 
-    key = public_bytes(KEY.public_key())
+    keys = [COORDINATOR_PUBLIC]
+    campaign_id = campaign.campaign_id
+    runner = TrainerRunner(link, campaign_id, operator_keys=lambda: keys, signing_key=TRAINER_KEY, retrain=retrain)
     try:
-        assert await TrainerRunner(link, campaign, campaign_key=key, signing_key=TRAINER_KEY, retrain=retrain).run()
+        assert await runner.run() is Ending.COMPLETED
     finally:
         await link.close()
 
@@ -248,14 +254,13 @@ async def _take_part(
             Worker(samples, number, state_dir),
             store,
             device_class="camera",
-            coordinator_key=public_bytes(KEY.public_key()),
-            trainer_key=public_bytes(TRAINER_KEY.public_key()),
+            operator_keys=[COORDINATOR_PUBLIC],
             clock=time.monotonic,
             sleep=asyncio.sleep,
             rng=random.Random(number),
             on_state=lambda words: None,
         )
-        assert await runner.run()
+        assert await runner.run() is Ending.COMPLETED
     finally:
         store.close()
         await link.close()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from prunefleet_simulation.page import format_duration, render_page, write_report
+from prunefleet_coordinator.report_model import Report
+from prunefleet_simulation.page import PHASE_HEADINGS, render_page, write_report
 from prunefleet_simulation.report import build_report
-from prunefleet_simulation.report_model import Report
 from prunefleet_simulation.results import ARMS, RunResult
 
 
@@ -86,11 +88,37 @@ def test_same_report_same_bytes(report: Report, html: str) -> None:
     assert render_page(report) == html
 
 
-def test_a_real_fleet_has_a_page_too(report: Report) -> None:
-    document = report.model_dump() | {"arms": None, "arms_paired": None, "devices": None, "verdict": None}
-    html = render_page(Report.model_validate(document))
-    assert "What the fleet decided" in html
-    assert "worst tenth" not in html
+NEVER_OF_A_REAL_FLEET = ("worst tenth", "Device by device", "seed", "run time", "sockets", "FedAvg", "None", "95 %")
+
+
+def words_of(html: str) -> str:
+    html = re.sub(r"<(style|svg).*?</\1>", "", html, flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
+
+
+@pytest.mark.parametrize(("num_decided", "num_measured"), [(0, 0), (1, 0), (2, 1), (2, 2)])
+def test_a_real_fleet_has_a_page_without_empty_parts(real_report, num_decided: int, num_measured: int) -> None:
+    html = render_page(real_report(num_decided, num_measured))
+    parser = _References()
+    parser.feed(html)
+    assert parser.open == []
+    words = words_of(html)
+    assert "A real fleet does not tell any device's accuracy" in words
+    assert [word for word in NEVER_OF_A_REAL_FLEET if word in words] == []
+    assert f"{num_decided} of 2 levels decided" in words
+    assert not re.search(r"<tbody>\s*</tbody>", html), "no empty tables"
+    assert not re.search(r"<dl[^>]*>\s*</dl>", html)
+    assert ("What the fleet decided" in words) == (num_decided > 0)
+    assert ("The gate kept" in words) == (num_measured > 0)
+    assert words.count("not measured yet") == num_decided - num_measured
+
+
+@pytest.mark.parametrize("phase", PHASE_HEADINGS)
+def test_a_real_fleets_page_says_how_it_stands(real_report, phase: str) -> None:
+    words = words_of(render_page(real_report(1, 0, phase=phase, is_paused=True)))
+    assert PHASE_HEADINGS[phase] in words
+    assert "paused" in words
+    assert "Plain mode: the coordinator saw each contribution." in words
 
 
 def test_no_difference_reads_as_none(make_run) -> None:
@@ -104,10 +132,3 @@ def test_write_report_leaves_both_files(run: RunResult, html: str, tmp_path: Pat
     assert page_path == tmp_path / "new" / "run" / "report.html"
     assert page_path.read_text(encoding="utf-8") == html
     assert json.loads(page_path.with_name("report.json").read_text(encoding="utf-8"))["run_id"] == run.run_id
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
-)
-def test_format_duration(seconds: float, words: str) -> None:
-    assert format_duration(seconds) == words

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from prunefleet_coordinator.report_model import Report, report_json, report_schema
 from prunefleet_shared.documents import SignedDocument, signature_agrees
-from prunefleet_simulation.report import SCHEMA_PATH, build_report, main, report_json, report_schema
-from prunefleet_simulation.report_model import Report
+from prunefleet_simulation.report import SCHEMA_PATH, build_report, main
 from prunefleet_simulation.results import ARMS, RunResult
 
 
@@ -118,11 +118,23 @@ def test_decisions_can_be_checked(run: RunResult, report: Report) -> None:
         assert record.cost <= record.budget
 
 
-def test_a_real_fleet_reports_without_accuracies(report: Report) -> None:
+@pytest.mark.parametrize(("num_decided", "num_measured"), [(0, 0), (1, 0), (2, 1), (2, 2)])
+def test_a_real_fleet_reports_without_accuracies(real_report, num_decided: int, num_measured: int) -> None:
+    report = real_report(num_decided, num_measured)
     document = json.loads(report_json(report))
-    for key in ("arms", "arms_paired", "devices", "verdict"):
-        document.pop(key)
-    assert Report.model_validate(document).arms is None
+    assert not {"arms", "arms_paired", "devices", "verdict", "seeds", "wire", "command", "wall_s"} & set(document)
+    jsonschema.Draft202012Validator(json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))).validate(document)
+    assert Report.model_validate_json(report_json(report)) == report
+    is_measured = [part["outcome"] is not None for part in document["rounds"]]
+    assert is_measured == [level < num_measured for level in range(num_decided)]
+
+
+def test_a_real_fleet_and_a_simulation_say_the_same_of_the_same_sums(real_report, report: Report) -> None:
+    real = real_report()
+    for ours, theirs in ((real.rounds, report.rounds), (real.decisions, report.decisions)):
+        of_seed = [part.model_copy(update={"seed": None}) for part in theirs if part.seed == 0]
+        assert ours == of_seed
+    assert real.contribution == report.contribution
 
 
 @pytest.mark.parametrize(

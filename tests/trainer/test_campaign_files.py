@@ -18,6 +18,7 @@ from prunefleet_shared.campaign import Campaign, CohortPolicy
 from prunefleet_shared.documents import canonical_bytes, digest, read_document
 from prunefleet_shared.errors import ConfigError, LayoutError
 from prunefleet_shared.layout import width_options
+from prunefleet_shared.testing import COORDINATOR_PUBLIC, TRAINER_PUBLIC
 from prunefleet_trainer.campaign_files import BaseFiles, agnostic_masks, describe_base, make_campaign
 
 torch.set_num_threads(1)
@@ -42,6 +43,8 @@ def campaign(levels: tuple[int, ...] = (500, 250), unit: str = "macs", files: Ba
         device_class="camera",
         levels_permille=levels,
         cohort=COHORT,
+        decision_key=COORDINATOR_PUBLIC,
+        slim_base_key=TRAINER_PUBLIC,
         budget_unit=unit,
     )
 
@@ -122,6 +125,7 @@ def test_the_campaign_carries_the_base_by_digest_and_survives_signing() -> None:
     assert (made.layout, made.public_order, made.cohort) == (FILES.layout, FILES.public_order, COHORT)
     assert (made.campaign_id, made.device_class, made.model) == ("0f" * 16, "camera", FILES.model)
     assert made.privacy_mode == "plain"
+    assert (made.decision_key, made.slim_base_key) == (COORDINATOR_PUBLIC.hex(), TRAINER_PUBLIC.hex())
     assert read_document(canonical_bytes(made), Campaign) == made
 
 

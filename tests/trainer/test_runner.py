@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from prunefleet_shared.campaign import Decision, SlimBase
-from prunefleet_shared.documents import digest, open_document, sign_document
+from prunefleet_shared.campaign import Campaign, Decision, SlimBase
+from prunefleet_shared.documents import digest, open_document, public_bytes, sign_document
 from prunefleet_shared.errors import CarrierError, LocalProtocolError, RejectReason, RemoteProtocolError, reject
 from prunefleet_shared.messages import (
     AwaitDecision,
@@ -17,13 +18,13 @@ from prunefleet_shared.messages import (
     ComeBack,
     ContributionCounted,
     DecisionOffer,
+    Ending,
     PublishSlimBase,
     Stored,
     UploadModel,
 )
 from prunefleet_shared.testing import (
     COORDINATOR_KEY,
-    COORDINATOR_PUBLIC,
     TRAINER_KEY,
     TRAINER_PUBLIC,
     Answer,
@@ -38,9 +39,12 @@ from prunefleet_trainer.runner import TrainerRunner
 
 CAMPAIGN = tiny_campaign()
 DECISION = tiny_decision(CAMPAIGN)
-OFFER = DecisionOffer(sign_document("decision", DECISION, COORDINATOR_KEY))
+OPERATOR_KEY = ec.derive_private_key(17, ec.SECP256R1())
+OPERATOR_PUBLIC = public_bytes(OPERATOR_KEY.public_key())
+ORDER = sign_document("campaign", CAMPAIGN, OPERATOR_KEY)
+OFFER = DecisionOffer(ORDER, sign_document("decision", DECISION, COORDINATOR_KEY))
 ASK = AwaitDecision(CAMPAIGN.campaign_id)
-DONE, STORED = CampaignEnded(completed=True), Stored()
+DONE, STORED = CampaignEnded(Ending.COMPLETED), Stored()
 
 
 class Trainer:
@@ -52,15 +56,16 @@ class Trainer:
         self.asked: list[Decision] = []
         self._model = model
 
-    async def _retrain(self, decision: Decision) -> bytes:
+    async def _retrain(self, campaign: Campaign, decision: Decision) -> bytes:
+        assert campaign == CAMPAIGN
         self.asked.append(decision)
         return self._model
 
-    def run(self) -> bool:
+    def run(self, campaign_id: str = CAMPAIGN.campaign_id) -> Ending:
         runner = TrainerRunner(
             self.link,
-            CAMPAIGN,
-            campaign_key=COORDINATOR_PUBLIC,
+            campaign_id,
+            operator_keys=lambda: [OPERATOR_PUBLIC],
             signing_key=TRAINER_KEY,
             retrain=self._retrain,
             sleep=self.clock.sleep,
@@ -80,7 +85,7 @@ class Trainer:
 def test_waits_as_long_as_it_is_told_then_works_and_asks_again() -> None:
     waits = [ComeBack(1500, Awaited.DEVICES), ComeBack(2500, Awaited.DEVICES)]
     trainer = Trainer([*waits, OFFER, STORED, STORED, ComeBack(1000, Awaited.DEVICES), DONE])
-    assert trainer.run() is True
+    assert trainer.run() is Ending.COMPLETED
     assert trainer.clock() == pytest.approx(5.0)
     assert trainer.asked == [DECISION]
     kinds = [type(message) for message in trainer.link.sent]
@@ -88,10 +93,10 @@ def test_waits_as_long_as_it_is_told_then_works_and_asks_again() -> None:
     assert {message for message in trainer.link.sent if isinstance(message, AwaitDecision)} == {ASK}
 
 
-@pytest.mark.parametrize("completed", [True, False])
-def test_ends_with_the_campaign_and_says_how(completed: bool) -> None:
-    trainer = Trainer([CampaignEnded(completed)])
-    assert trainer.run() is completed
+@pytest.mark.parametrize("ending", Ending)
+def test_ends_with_the_campaign_and_says_how(ending: Ending) -> None:
+    trainer = Trainer([CampaignEnded(ending)])
+    assert trainer.run() is ending
     assert trainer.asked == []
 
 
@@ -121,7 +126,14 @@ def test_the_document_names_the_decision_and_the_model_and_is_signed() -> None:
 
 def test_every_level_gets_its_own_slim_base() -> None:
     second = tiny_decision(CAMPAIGN, level=1)
-    offers = [OFFER, STORED, STORED, DecisionOffer(sign_document("decision", second, COORDINATOR_KEY)), STORED, STORED]
+    offers = [
+        OFFER,
+        STORED,
+        STORED,
+        DecisionOffer(ORDER, sign_document("decision", second, COORDINATOR_KEY)),
+        STORED,
+        STORED,
+    ]
     trainer = Trainer([*offers, DONE])
     trainer.run()
     assert trainer.asked == [DECISION, second]
@@ -145,7 +157,7 @@ GOOD = OFFER.decision
 )
 def test_a_decision_that_does_not_verify_is_not_worked_on(signed: object) -> None:
     assert signed != GOOD
-    trainer = Trainer([DecisionOffer(signed)])
+    trainer = Trainer([DecisionOffer(ORDER, signed)])
     with pytest.raises(RemoteProtocolError) as caught:
         trainer.run()
     assert caught.value.rejection.reason is RejectReason.BAD_SIGNATURE
@@ -155,7 +167,7 @@ def test_a_decision_that_does_not_verify_is_not_worked_on(signed: object) -> Non
 
 def test_a_signed_document_that_is_no_decision_is_refused() -> None:
     campaign = sign_document("decision", CAMPAIGN, COORDINATOR_KEY)
-    trainer = Trainer([DecisionOffer(campaign)])
+    trainer = Trainer([DecisionOffer(ORDER, campaign)])
     with pytest.raises(RemoteProtocolError) as caught:
         trainer.run()
     assert caught.value.rejection.reason is RejectReason.MALFORMED

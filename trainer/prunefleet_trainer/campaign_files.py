@@ -84,6 +84,8 @@ def make_campaign(
     device_class: str,
     levels_permille: Sequence[int],
     cohort: CohortPolicy,
+    decision_key: bytes,
+    slim_base_key: bytes,
     budget_unit: str = "macs",
 ) -> Campaign:
     """The campaign document, to be signed.
@@ -94,6 +96,8 @@ def make_campaign(
         device_class: Whom it is for.
         levels_permille: What may remain of the dense cost at each level, in thousandths, falling; 1 to 8 levels.
         cohort: Whom a session waits for.
+        decision_key: The coordinator's public key, DER.
+        slim_base_key: The trainer's.
         budget_unit: ``"macs"`` or ``"parameters"``.
 
     Raises:
@@ -123,6 +127,8 @@ def make_campaign(
         levels=tuple(Level(permille, dense * permille // 1000) for permille in levels_permille),
         public_order=files.public_order,
         cohort=cohort,
+        decision_key=decision_key.hex(),
+        slim_base_key=slim_base_key.hex(),
     )
 
 

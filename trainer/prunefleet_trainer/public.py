@@ -70,6 +70,7 @@ def retrain_slim_base(
     recipe: Recipe,
     seed: int,
     draw_weights: Tensor | None = None,
+    on_epoch: Callable[[int], None] | None = None,
 ) -> bytes:
     """Prune the base to ``masks`` and retrain it on public data.
 
@@ -81,6 +82,7 @@ def retrain_slim_base(
         recipe: How.
         seed: Of order and augmentation.
         draw_weights: Relative frequency of each public image, float N; None draws every image equally often.
+        on_epoch: Called with the number of epochs done.
 
     Returns:
         The slim network's weights, safetensors.
@@ -89,7 +91,7 @@ def retrain_slim_base(
     dense = load_weights(build(spec), base, "base model")
     small = slim(dense, example_input(spec), masks)
     samples = public if draw_weights is None else _draw(public, draw_weights, seed)
-    return save_weights(train(small, samples, recipe, seed))
+    return save_weights(train(small, samples, recipe, seed, on_epoch))
 
 
 def _draw(public: Samples, draw_weights: Tensor, seed: int) -> Samples:

@@ -1,7 +1,8 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -33,6 +34,31 @@ class Awaited(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     AWAITED_DEVICES: _ClassVar[Awaited]
     AWAITED_TRAINER: _ClassVar[Awaited]
     AWAITED_NOTHING: _ClassVar[Awaited]
+    AWAITED_OPERATOR: _ClassVar[Awaited]
+
+class Ending(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ENDING_UNSPECIFIED: _ClassVar[Ending]
+    ENDING_COMPLETED: _ClassVar[Ending]
+    ENDING_FAILED: _ClassVar[Ending]
+    ENDING_STOPPED: _ClassVar[Ending]
+
+class Control(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONTROL_UNSPECIFIED: _ClassVar[Control]
+    CONTROL_PAUSE: _ClassVar[Control]
+    CONTROL_RESUME: _ClassVar[Control]
+    CONTROL_STOP: _ClassVar[Control]
+
+class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PHASE_UNSPECIFIED: _ClassVar[Phase]
+    PHASE_VOTING: _ClassVar[Phase]
+    PHASE_RETRAINING: _ClassVar[Phase]
+    PHASE_MEASURING: _ClassVar[Phase]
+    PHASE_COMPLETED: _ClassVar[Phase]
+    PHASE_FAILED: _ClassVar[Phase]
+    PHASE_STOPPED: _ClassVar[Phase]
 
 class RejectReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -53,6 +79,11 @@ class RejectReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REJECT_REASON_WRONG_DECISION: _ClassVar[RejectReason]
     REJECT_REASON_NOT_FOUND: _ClassVar[RejectReason]
     REJECT_REASON_BAD_SIGNATURE: _ClassVar[RejectReason]
+    REJECT_REASON_UNKNOWN_TOKEN: _ClassVar[RejectReason]
+    REJECT_REASON_USED_TOKEN: _ClassVar[RejectReason]
+    REJECT_REASON_EXPIRED_TOKEN: _ClassVar[RejectReason]
+    REJECT_REASON_REVOKED: _ClassVar[RejectReason]
+    REJECT_REASON_TOO_MANY_TRIES: _ClassVar[RejectReason]
 DOCUMENT_KIND_UNSPECIFIED: DocumentKind
 DOCUMENT_KIND_CAMPAIGN: DocumentKind
 DOCUMENT_KIND_DECISION: DocumentKind
@@ -69,6 +100,22 @@ AWAITED_UNSPECIFIED: Awaited
 AWAITED_DEVICES: Awaited
 AWAITED_TRAINER: Awaited
 AWAITED_NOTHING: Awaited
+AWAITED_OPERATOR: Awaited
+ENDING_UNSPECIFIED: Ending
+ENDING_COMPLETED: Ending
+ENDING_FAILED: Ending
+ENDING_STOPPED: Ending
+CONTROL_UNSPECIFIED: Control
+CONTROL_PAUSE: Control
+CONTROL_RESUME: Control
+CONTROL_STOP: Control
+PHASE_UNSPECIFIED: Phase
+PHASE_VOTING: Phase
+PHASE_RETRAINING: Phase
+PHASE_MEASURING: Phase
+PHASE_COMPLETED: Phase
+PHASE_FAILED: Phase
+PHASE_STOPPED: Phase
 REJECT_REASON_UNSPECIFIED: RejectReason
 REJECT_REASON_MALFORMED: RejectReason
 REJECT_REASON_TOO_LARGE: RejectReason
@@ -86,6 +133,11 @@ REJECT_REASON_WRONG_ROLE: RejectReason
 REJECT_REASON_WRONG_DECISION: RejectReason
 REJECT_REASON_NOT_FOUND: RejectReason
 REJECT_REASON_BAD_SIGNATURE: RejectReason
+REJECT_REASON_UNKNOWN_TOKEN: RejectReason
+REJECT_REASON_USED_TOKEN: RejectReason
+REJECT_REASON_EXPIRED_TOKEN: RejectReason
+REJECT_REASON_REVOKED: RejectReason
+REJECT_REASON_TOO_MANY_TRIES: RejectReason
 
 class SignedDocument(_message.Message):
     __slots__ = ("kind", "payload", "signature", "public_key")
@@ -99,6 +151,16 @@ class SignedDocument(_message.Message):
     public_key: bytes
     def __init__(self, kind: _Optional[_Union[DocumentKind, str]] = ..., payload: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., public_key: _Optional[bytes] = ...) -> None: ...
 
+class StartCampaignRequest(_message.Message):
+    __slots__ = ("campaign",)
+    CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
+    campaign: SignedDocument
+    def __init__(self, campaign: _Optional[_Union[SignedDocument, _Mapping]] = ...) -> None: ...
+
+class StartCampaignResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class GetCampaignRequest(_message.Message):
     __slots__ = ("device_class",)
     DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
@@ -106,10 +168,12 @@ class GetCampaignRequest(_message.Message):
     def __init__(self, device_class: _Optional[str] = ...) -> None: ...
 
 class GetCampaignResponse(_message.Message):
-    __slots__ = ("campaign",)
+    __slots__ = ("campaign", "come_back")
     CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
+    COME_BACK_FIELD_NUMBER: _ClassVar[int]
     campaign: SignedDocument
-    def __init__(self, campaign: _Optional[_Union[SignedDocument, _Mapping]] = ...) -> None: ...
+    come_back: ComeBack
+    def __init__(self, campaign: _Optional[_Union[SignedDocument, _Mapping]] = ..., come_back: _Optional[_Union[ComeBack, _Mapping]] = ...) -> None: ...
 
 class FetchModelRequest(_message.Message):
     __slots__ = ("digest", "offset")
@@ -174,10 +238,10 @@ class ComeBack(_message.Message):
     def __init__(self, after_ms: _Optional[int] = ..., awaited: _Optional[_Union[Awaited, str]] = ...) -> None: ...
 
 class CampaignEnded(_message.Message):
-    __slots__ = ("completed",)
-    COMPLETED_FIELD_NUMBER: _ClassVar[int]
-    completed: bool
-    def __init__(self, completed: _Optional[bool] = ...) -> None: ...
+    __slots__ = ("ending",)
+    ENDING_FIELD_NUMBER: _ClassVar[int]
+    ending: Ending
+    def __init__(self, ending: _Optional[_Union[Ending, str]] = ...) -> None: ...
 
 class ContributeRequest(_message.Message):
     __slots__ = ("session_id", "payload")
@@ -200,14 +264,22 @@ class AwaitDecisionRequest(_message.Message):
     def __init__(self, campaign_id: _Optional[bytes] = ...) -> None: ...
 
 class AwaitDecisionResponse(_message.Message):
-    __slots__ = ("decision", "come_back", "campaign_ended")
-    DECISION_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("offer", "come_back", "campaign_ended")
+    OFFER_FIELD_NUMBER: _ClassVar[int]
     COME_BACK_FIELD_NUMBER: _ClassVar[int]
     CAMPAIGN_ENDED_FIELD_NUMBER: _ClassVar[int]
-    decision: SignedDocument
+    offer: DecisionOffer
     come_back: ComeBack
     campaign_ended: CampaignEnded
-    def __init__(self, decision: _Optional[_Union[SignedDocument, _Mapping]] = ..., come_back: _Optional[_Union[ComeBack, _Mapping]] = ..., campaign_ended: _Optional[_Union[CampaignEnded, _Mapping]] = ...) -> None: ...
+    def __init__(self, offer: _Optional[_Union[DecisionOffer, _Mapping]] = ..., come_back: _Optional[_Union[ComeBack, _Mapping]] = ..., campaign_ended: _Optional[_Union[CampaignEnded, _Mapping]] = ...) -> None: ...
+
+class DecisionOffer(_message.Message):
+    __slots__ = ("campaign", "decision")
+    CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    campaign: SignedDocument
+    decision: SignedDocument
+    def __init__(self, campaign: _Optional[_Union[SignedDocument, _Mapping]] = ..., decision: _Optional[_Union[SignedDocument, _Mapping]] = ...) -> None: ...
 
 class UploadModelRequest(_message.Message):
     __slots__ = ("digest", "offset", "total_bytes", "chunk")
@@ -234,6 +306,64 @@ class PublishSlimBaseRequest(_message.Message):
 class PublishSlimBaseResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ControlCampaignRequest(_message.Message):
+    __slots__ = ("campaign_id", "control")
+    CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    campaign_id: bytes
+    control: Control
+    def __init__(self, campaign_id: _Optional[bytes] = ..., control: _Optional[_Union[Control, str]] = ...) -> None: ...
+
+class ControlCampaignResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("campaigns", "deny_list_age_ms", "authority_is_built_in")
+    CAMPAIGNS_FIELD_NUMBER: _ClassVar[int]
+    DENY_LIST_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_IS_BUILT_IN_FIELD_NUMBER: _ClassVar[int]
+    campaigns: _containers.RepeatedCompositeFieldContainer[CampaignStatus]
+    deny_list_age_ms: int
+    authority_is_built_in: bool
+    def __init__(self, campaigns: _Optional[_Iterable[_Union[CampaignStatus, _Mapping]]] = ..., deny_list_age_ms: _Optional[int] = ..., authority_is_built_in: _Optional[bool] = ...) -> None: ...
+
+class CampaignStatus(_message.Message):
+    __slots__ = ("campaign_id", "device_class", "phase", "is_paused", "level", "num_levels", "attempt", "num_contributions", "quorum", "cohort_size", "remaining_ms", "awaited", "awaited_for_ms", "awaited_ids")
+    CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    IS_PAUSED_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    NUM_LEVELS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    NUM_CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    QUORUM_FIELD_NUMBER: _ClassVar[int]
+    COHORT_SIZE_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
+    AWAITED_FIELD_NUMBER: _ClassVar[int]
+    AWAITED_FOR_MS_FIELD_NUMBER: _ClassVar[int]
+    AWAITED_IDS_FIELD_NUMBER: _ClassVar[int]
+    campaign_id: bytes
+    device_class: str
+    phase: Phase
+    is_paused: bool
+    level: int
+    num_levels: int
+    attempt: int
+    num_contributions: int
+    quorum: int
+    cohort_size: int
+    remaining_ms: int
+    awaited: Awaited
+    awaited_for_ms: int
+    awaited_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, campaign_id: _Optional[bytes] = ..., device_class: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., is_paused: _Optional[bool] = ..., level: _Optional[int] = ..., num_levels: _Optional[int] = ..., attempt: _Optional[int] = ..., num_contributions: _Optional[int] = ..., quorum: _Optional[int] = ..., cohort_size: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., awaited: _Optional[_Union[Awaited, str]] = ..., awaited_for_ms: _Optional[int] = ..., awaited_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Rejection(_message.Message):
     __slots__ = ("reason", "expected", "got", "remedy")

@@ -1,22 +1,28 @@
 """The report's shape: one JSON document with a published schema (``report.schema.json``), checked by pydantic.
 
 Everything the page shows is in here, so that ``report.json`` can be read, checked and drawn without the run.
-Accuracies, gains and ratios are fractions (0.5 = 50 %), bytes are bytes, times are seconds. ``arms``, ``arms_paired``,
-``devices`` and ``verdict`` exist only in a simulation: a real fleet never tells a device's accuracy.
+Accuracies, gains and ratios are fractions (0.5 = 50 %), bytes are bytes, times are seconds.
+
+Two kinds of run are told in it. A *simulation* has ``seeds`` (repetitions), ``arms``, ``arms_paired``, ``devices``,
+``verdict`` and ``wire``. A *real fleet* has none of them, because it never tells a device's accuracy and nobody but the
+devices could count their bytes; it has ``fleet`` instead. What both have follows from signed documents and sums alone.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from prunefleet_shared.metrics import NUM_BINS
-from prunefleet_simulation.results import ArmName
 
+ArmName = Literal["dense", "agnostic", "agnostic_local", "local", "fleet"]
 PairName = Literal["fleet_minus_local", "fleet_minus_agnostic_local", "fleet_minus_agnostic", "fleet_minus_dense"]
 SessionName = Literal["vote", "outcome"]
 Effect = Literal["added", "nothing", "hurt"]
+PhaseName = Literal["voting", "retraining", "measuring", "completed", "failed", "stopped"]
+"""The phases of a campaign by their names in lower case."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Difference = Annotated[float, Field(ge=-1, le=1)]
@@ -80,9 +86,9 @@ class Contribution(_Part):
 
 
 class Setting(_Part):
-    """What was asked for; from the signed campaign of the first seed."""
+    """What was asked for, from the signed campaign (of the first seed); ``preset`` is the simulation's."""
 
-    preset: str
+    preset: str | None = None
     model: str
     device_class: str
     privacy_mode: str
@@ -122,21 +128,25 @@ class RoundOutcome(_Part):
 
 
 class Round(_Part):
-    """One level of one seed. ``gate_accept_rate`` is accepted ÷ finished; null when no device finished."""
+    """One level that was decided (of one seed, in a simulation).
 
-    seed: int
+    ``outcome`` is null until the outcome session has closed. ``gate_accept_rate`` is accepted ÷ finished; null when no
+    device finished.
+    """
+
+    seed: int | None = None
     level: Count
     level_permille: Annotated[int, Field(ge=1, le=1000)]
     vote_agreement: Share
     channel_agreement: Share
     gate_accept_rate: Share | None
-    outcome: RoundOutcome
+    outcome: RoundOutcome | None
 
 
 class DecisionRecord(_Part):
     """A signed decision; ``signature`` and ``public_key`` are DER in hex."""
 
-    seed: int
+    seed: int | None = None
     level: Count
     fingerprint: str
     signature: str
@@ -150,7 +160,7 @@ class DecisionRecord(_Part):
 class GroupTally(_Part):
     """Summed grades of a channel group: 0 to 7 × ``num_devices`` for each channel, in channel order."""
 
-    seed: int
+    seed: int | None = None
     group: str
     num_channels: Count
     num_devices: Count
@@ -169,24 +179,77 @@ class Verdict(_Part):
     comparison: str
 
 
+class FleetFacts(_Part):
+    """Where a real campaign stands.
+
+    Attributes:
+        campaign_id: Which campaign.
+        phase: What is going on, or how it ended.
+        is_paused: The operator has paused it.
+        num_levels: Levels of its schedule.
+        num_voters: Devices in the vote's sum; 0 until it is closed.
+        cohort_size: Contributions at which a session closes.
+        quorum: Contributions without which a session is given up.
+        max_attempts: Sessions given up in a round before the campaign fails.
+        deadline_s: Longest time of a session.
+        is_authority_built_in: The coordinator's operator could make up devices: honest-but-curious only.
+    """
+
+    campaign_id: str
+    phase: PhaseName
+    is_paused: bool
+    num_levels: Count
+    num_voters: Count
+    cohort_size: Count
+    quorum: Count
+    max_attempts: Count
+    deadline_s: Amount
+    is_authority_built_in: bool
+
+
 class Report(_Part):
-    """The whole document."""
+    """The whole document. ``command`` made the run; ``replay_command`` recomputes its decisions."""
 
     schema_version: Literal[1] = 1
     run_id: str
-    command: str
+    command: str | None = None
     replay_command: str
-    wall_s: Amount
+    wall_s: Amount | None = None
     notes: list[str]
     versions: dict[str, str]
     setting: Setting
-    seeds: list[Seed]
+    fleet: FleetFacts | None = None
+    seeds: list[Seed] | None = None
     verdict: Verdict | None = None
     arms: dict[ArmName, Arm] | None = None
     arms_paired: dict[PairName, Paired] | None = None
-    wire: Wire
+    wire: Wire | None = None
     contribution: Contribution
     rounds: list[Round]
     decisions: list[DecisionRecord]
     topology: list[GroupTally]
     devices: list[Device] | None = None
+
+
+def report_json(report: Report) -> str:
+    """The document as ``report.json``: one line per device, round or decision, so that it can be read and compared.
+
+    Keys that this kind of run does not have are left out.
+    """
+    lines = []
+    for key, value in report.model_dump(mode="json").items():
+        if value is None:
+            continue
+        if isinstance(value, list) and value:
+            items = ",\n".join(f"    {json.dumps(item, ensure_ascii=False)}" for item in value)
+            lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
+        else:
+            text = json.dumps(value, indent=2, ensure_ascii=False).replace("\n", "\n  ")
+            lines.append(f"  {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def report_schema() -> str:
+    """JSON Schema (2020-12) of ``report.json``, as text."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Report.model_json_schema()}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""A device's (or trainer's) line to the coordinator: mutual TLS, one gRPC call per message. Holds no rule.
+"""A member's line to the coordinator or the authority: TLS, one gRPC call per message. Holds no rule.
 
 Bytes are counted in an interceptor, where they are what gRPC was given and what it gave back.
 """
@@ -6,6 +6,7 @@ Bytes are counted in an interceptor, where they are what gRPC was given and what
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -25,6 +26,8 @@ _OPTIONS = [
     ("grpc.enable_http_proxy", 0),  # an environment variable must not lead a device's bytes elsewhere
     ("grpc.keepalive_time_ms", 120_000),  # load balancers cut silent connections after about four minutes
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 5_000),  # the caller has a backoff of its own; gRPC's would add two minutes to it
 ]
 _RETRYABLE = frozenset(
     {
@@ -34,8 +37,15 @@ _RETRYABLE = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
-_HANDSHAKE_SIGNS = ("certificate", "handshake", "peer name", "ssl")
+_HANDSHAKE_SIGNS = ("certificate", "peer name", "ssl")
 """gRPC reports a refused certificate as UNAVAILABLE; only its words tell (they contain one of these)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whom a newcomer trusts, who has no certificate yet: PEM."""
+
+    ca_pem: bytes
 
 
 class GrpcLink:
@@ -43,14 +53,17 @@ class GrpcLink:
 
     Args:
         address: ``host:port``; the host must be one that the coordinator's certificate names.
-        credentials: Ours, and the authority we trust.
+        credentials: Ours, and the root we trust; :class:`Trust` for a newcomer, who has none of its own.
         timeout_s: Longest wait for an answer; choose it above the coordinator's long poll.
         meter: Counts what is exchanged under the name in our certificate.
     """
 
-    def __init__(self, address: str, credentials: Credentials, *, timeout_s: float, meter: Meter | None = None) -> None:
-        tls = grpc.ssl_channel_credentials(credentials.ca_pem, credentials.key_pem, credentials.cert_pem)
-        interceptors = [] if meter is None else [_MeterInterceptor(meter, credentials.name)]
+    def __init__(
+        self, address: str, credentials: Credentials | Trust, *, timeout_s: float, meter: Meter | None = None
+    ) -> None:
+        tls = _tls(credentials)
+        name = credentials.name if isinstance(credentials, Credentials) else ""
+        interceptors = [] if meter is None else [_MeterInterceptor(meter, name)]
         self._channel = grpc.aio.secure_channel(address, tls, options=_OPTIONS, interceptors=interceptors)
         self._address = address
         self._timeout_s = timeout_s
@@ -59,7 +72,7 @@ class GrpcLink:
         """Send ``message`` and return the answer.
 
         Raises:
-            RemoteProtocolError: The coordinator turned it down, with the reason, or answered what is no answer.
+            RemoteProtocolError: The peer turned it down, with the reason, or answered what is no answer.
             CarrierError: It could not be reached, or failed; ``retryable`` says whether to try again.
             LocalProtocolError: The message breaks the protocol (our bug); nothing was sent.
         """
@@ -79,6 +92,12 @@ class GrpcLink:
         await self._channel.close()
 
 
+def _tls(credentials: Credentials | Trust) -> grpc.ChannelCredentials:
+    if isinstance(credentials, Trust):
+        return grpc.ssl_channel_credentials(credentials.ca_pem)
+    return grpc.ssl_channel_credentials(credentials.ca_pem, credentials.key_pem, credentials.cert_pem)
+
+
 def _what_happened(error: grpc.aio.AioRpcError, address: str) -> RemoteProtocolError | CarrierError:
     refusal = _refusal_in(error)
     if refusal is not None:
@@ -88,7 +107,7 @@ def _what_happened(error: grpc.aio.AioRpcError, address: str) -> RemoteProtocolE
             return unreadable
     details = error.details() or ""
     refused = any(sign in details.lower() for sign in _HANDSHAKE_SIGNS)
-    msg = f"coordinator at {address}: {error.code().name}: {details}"
+    msg = f"{address}: {error.code().name}: {details}"
     return CarrierError(msg, retryable=error.code() in _RETRYABLE and not refused)
 
 

@@ -1,0 +1,177 @@
+"""From a campaign's documents and sums to the parts of its report: pure functions, the same for a simulation's fleet.
+
+Nothing here takes what one device said: agreement is read from the cohort's sum alone, as a coordinator under the
+private sum could. ``seed`` is the simulation's repetition; a real campaign has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from prunefleet_coordinator.report_model import (
+    Contribution,
+    ContributionPart,
+    DecisionRecord,
+    GroupTally,
+    Round,
+    RoundOutcome,
+    SessionName,
+    Setting,
+)
+from prunefleet_shared.campaign import Campaign, Decision
+from prunefleet_shared.documents import SignedDocument
+from prunefleet_shared.lanes import LaneBlock, grade_lane, width_lane
+from prunefleet_shared.layout import NUM_WIDTH_OPTIONS
+from prunefleet_shared.masks import IntArray, grades_by_rank
+from prunefleet_shared.metrics import NUM_BINS, OUTCOME_LANES, OutcomeTally
+from prunefleet_shared.private_sum import Total
+
+_MEANINGS = {
+    "grade": "Graded mask: for every channel, in how many of 7 nested masks it survives (0 to 7).",
+    "width": f"Width votes: for every group and level, one of {NUM_WIDTH_OPTIONS} widths.",
+    "tried": "Tried the decision: yes or no.",
+    "finished": "Finished fine-tuning: yes or no.",
+    "accepted": "Kept the fleet's network: yes or no.",
+    "accuracy_gain": f"Accuracy gained over its own choice: one of {NUM_BINS} bins.",
+    "latency_ratio": f"Latency against the dense network: one of {NUM_BINS} bins.",
+}
+
+
+def setting_of(campaign: Campaign, preset: str | None = None) -> Setting:
+    """What the campaign asks for."""
+    return Setting(
+        preset=preset,
+        model=campaign.model,
+        device_class=campaign.device_class,
+        privacy_mode=campaign.privacy_mode,
+        layout_fingerprint=campaign.layout.fingerprint(),
+        cost_unit=campaign.cost_table.unit,
+        num_groups=len(campaign.layout.groups),
+        num_channels=campaign.layout.num_channels,
+    )
+
+
+def contribution_of(campaign: Campaign) -> Contribution:
+    """What one device contributes over the whole campaign, in words, numbers and bits."""
+    return Contribution(
+        vote_bytes=campaign.vote_lanes.packed_bytes,
+        outcome_bytes=OUTCOME_LANES.packed_bytes,
+        num_outcomes=len(campaign.levels),
+        parts=_parts("vote", campaign.vote_lanes.blocks) + _parts("outcome", OUTCOME_LANES.blocks),
+    )
+
+
+def _parts(session: SessionName, blocks: Sequence[LaneBlock]) -> list[ContributionPart]:
+    by_kind: dict[str, list[LaneBlock]] = {}
+    for block in blocks:
+        by_kind.setdefault(block.name.split("/")[0], []).append(block)
+    return [
+        ContributionPart(
+            session=session,
+            meaning=_MEANINGS[kind],
+            num_lanes=sum(block.length for block in alike),
+            num_bits=sum(block.length * block.value_bits for block in alike),
+        )
+        for kind, alike in by_kind.items()
+    ]
+
+
+def round_of(
+    campaign: Campaign, level: int, vote_total: Total, outcome: OutcomeTally | None, seed: int | None = None
+) -> Round:
+    """A decided level: how far the votes agreed, and how it went.
+
+    Args:
+        campaign: The campaign.
+        level: 0-based.
+        vote_total: The votes' sum, of at least one device.
+        outcome: The outcomes' sum; None while its session is not closed.
+        seed: The repetition, in a simulation.
+    """
+    return Round(
+        seed=seed,
+        level=level,
+        level_permille=campaign.levels[level].permille,
+        vote_agreement=width_agreement(campaign, vote_total, level),
+        channel_agreement=channel_agreement(campaign, vote_total),
+        gate_accept_rate=outcome.accepted / outcome.finished if outcome and outcome.finished else None,
+        outcome=_outcome(outcome) if outcome else None,
+    )
+
+
+def _outcome(outcome: OutcomeTally) -> RoundOutcome:
+    return RoundOutcome(
+        tried=outcome.tried,
+        finished=outcome.finished,
+        accepted=outcome.accepted,
+        accuracy_gain=list(outcome.accuracy_gain),
+        latency_ratio=list(outcome.latency_ratio),
+    )
+
+
+def decision_record(
+    campaign: Campaign, decision: Decision, signed: SignedDocument, seed: int | None = None
+) -> DecisionRecord:
+    """A decision with what it takes to check it; ``signed`` is the document it was read from."""
+    return DecisionRecord(
+        seed=seed,
+        level=decision.level,
+        fingerprint=decision.fingerprint,
+        signature=signed.signature.hex(),
+        public_key=signed.public_key.hex(),
+        widths=list(decision.widths),
+        prior=[list(order) for order in decision.prior],
+        cost=decision.cost,
+        budget=campaign.levels[decision.level].budget,
+    )
+
+
+def group_tallies(campaign: Campaign, vote_total: Total, seed: int | None = None) -> list[GroupTally]:
+    """The summed grades of every channel group, in layout order."""
+    blocks = _vote_blocks(campaign, vote_total)
+    return [
+        GroupTally(
+            seed=seed,
+            group=group.name,
+            num_channels=group.num_channels,
+            num_devices=vote_total.num_devices,
+            grade_tally=[int(n) for n in blocks[grade_lane(group.name)]],
+        )
+        for group in campaign.layout.groups
+    ]
+
+
+def width_agreement(campaign: Campaign, vote_total: Total, level: int) -> float:
+    """How far the devices voted for the same widths at ``level``: 1 = all alike.
+
+    The mean over groups of the largest share of devices that chose one option; 1/8 at least.
+    """
+    blocks = _vote_blocks(campaign, vote_total)
+    largest = [int(blocks[width_lane(level, group.name)].max()) for group in campaign.layout.groups]
+    return float(np.mean(largest)) / vote_total.num_devices
+
+
+def channel_agreement(campaign: Campaign, vote_total: Total) -> float:
+    """How far the devices rank channels alike: 1 = same grades everywhere, about 1/devices by chance alone.
+
+    Kendall's coefficient of concordance W = Var(sum of grades) / (n² Var(one device's grades)) in each group, averaged
+    by group size (M. G. Kendall & B. Babington Smith, "The problem of m rankings", Ann. Math. Statist. 10, 1939). Every
+    device hands out the same grades, so the denominator is known without seeing any. Groups of one channel rank
+    nothing and are left out; with no other group the answer is 1.
+    """
+    blocks = _vote_blocks(campaign, vote_total)
+    ranked = [group for group in campaign.layout.groups if np.var(grades_by_rank(group.num_channels)) > 0]
+    if not ranked:
+        return 1.0
+    concordance = [_kendall_w(blocks[grade_lane(group.name)], vote_total.num_devices) for group in ranked]
+    return float(np.average(concordance, weights=[group.num_channels for group in ranked]))
+
+
+def _kendall_w(tally_C: IntArray, num_devices: int) -> float:
+    return float(np.var(tally_C) / (num_devices**2 * np.var(grades_by_rank(len(tally_C)))))
+
+
+def _vote_blocks(campaign: Campaign, vote_total: Total) -> dict[str, IntArray]:
+    return campaign.vote_lanes.split(vote_total.lanes)

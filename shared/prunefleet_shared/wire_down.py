@@ -1,0 +1,151 @@
+"""What a coordinator answers, to and from protobuf. Only ``wire`` uses it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from google.protobuf.message import Message
+
+from prunefleet_shared import messages as m
+from prunefleet_shared import wire_limits as limits
+from prunefleet_shared._generated.prunefleet.v1 import messages_pb2 as pb
+from prunefleet_shared.layout import MAX_LEVELS
+from prunefleet_shared.messages import CoordinatorDown
+from prunefleet_shared.wire_limits import CHUNK_BYTES, closed, hex_of, malformed, raw_of, sized
+from prunefleet_shared.wire_parts import document_in, document_to_wire, model_total
+
+
+def down_to_wire(response_type: type[Any], down: CoordinatorDown) -> Message:
+    """An answer of a coordinator as protobuf."""
+    wire: Message
+    match down:
+        case m.CampaignOffer(document):
+            wire = pb.GetCampaignResponse(campaign=document_to_wire(document))
+        case m.Invitation():
+            wire = pb.CheckInResponse(invitation=_invitation_to_wire(down))
+        case m.ContributionCounted(session_id):
+            wire = pb.ContributeResponse(session_id=raw_of(session_id))
+        case m.ModelChunk(total_bytes, chunk):
+            wire = pb.FetchModelResponse(total_bytes=total_bytes, chunk=chunk)
+        case m.DecisionOffer(campaign, decision):
+            offer = pb.DecisionOffer(campaign=document_to_wire(campaign), decision=document_to_wire(decision))
+            wire = pb.AwaitDecisionResponse(offer=offer)
+        case m.ComeBack(after_ms, awaited):
+            come_back = pb.ComeBack(after_ms=after_ms, awaited=awaited.value)  # type: ignore[arg-type]
+            wire = response_type(come_back=come_back)
+        case m.CampaignEnded(ending):
+            ended = pb.CampaignEnded(ending=ending.value)  # type: ignore[arg-type]
+            wire = response_type(campaign_ended=ended)
+        case m.FleetStatus():
+            wire = _status_to_wire(down)
+        case m.Stored():
+            wire = response_type()
+    return wire
+
+
+def down_from_wire(wire: Message) -> CoordinatorDown | None:
+    """What a coordinator answers; None if ``wire`` is no such answer."""
+    down: CoordinatorDown | None
+    match wire:
+        case pb.ContributeResponse():
+            down = m.ContributionCounted(hex_of(wire.session_id, limits.ID_BYTES, "session_id"))
+        case pb.FetchModelResponse():
+            chunk = sized(wire.chunk, range(CHUNK_BYTES + 1), "chunk")
+            down = m.ModelChunk(model_total(wire.total_bytes), chunk)
+        case pb.GetCampaignResponse() | pb.CheckInResponse() | pb.AwaitDecisionResponse():
+            down = _alternative_from_wire(wire)
+        case (
+            pb.UploadModelResponse()
+            | pb.PublishSlimBaseResponse()
+            | pb.StartCampaignResponse()
+            | pb.ControlCampaignResponse()
+        ):
+            down = m.Stored()
+        case pb.GetStatusResponse():
+            down = _status_from_wire(wire)
+        case _:
+            down = None
+    return down
+
+
+def _alternative_from_wire(
+    wire: pb.GetCampaignResponse | pb.CheckInResponse | pb.AwaitDecisionResponse,
+) -> CoordinatorDown:
+    which = wire.WhichOneof("answer")
+    if which is None:
+        raise malformed("one answer", "none")
+    if which == "campaign":
+        return m.CampaignOffer(document_in(wire, which))
+    part = getattr(wire, which)
+    if which == "offer":
+        return m.DecisionOffer(document_in(part, "campaign"), document_in(part, "decision"))
+    if which == "invitation":
+        return _invitation_from_wire(part)
+    if which == "come_back":
+        return m.ComeBack(part.after_ms, closed(m.Awaited, part.awaited, "awaited"))
+    return m.CampaignEnded(closed(m.Ending, part.ending, "ending"))
+
+
+def _invitation_to_wire(invitation: m.Invitation) -> pb.Invitation:
+    decision, slim_base = invitation.decision, invitation.slim_base
+    return pb.Invitation(
+        session_id=raw_of(invitation.session_id),
+        kind=invitation.kind.value,  # type: ignore[arg-type]  # the numbers are the wire's
+        level=invitation.level,
+        attempt=invitation.attempt,
+        remaining_ms=invitation.remaining_ms,
+        decision=None if decision is None else document_to_wire(decision),
+        slim_base=None if slim_base is None else document_to_wire(slim_base),
+    )
+
+
+def _invitation_from_wire(wire: pb.Invitation) -> m.Invitation:
+    return m.Invitation(
+        hex_of(wire.session_id, limits.ID_BYTES, "session_id"),
+        closed(m.SessionKind, wire.kind, "kind"),
+        limits.bounded(wire.level, range(MAX_LEVELS), "level"),
+        limits.bounded(wire.attempt, range(1, limits.MAX_ATTEMPT + 1), "attempt"),
+        wire.remaining_ms,
+        document_in(wire, "decision") if wire.HasField("decision") else None,
+        document_in(wire, "slim_base") if wire.HasField("slim_base") else None,
+    )
+
+
+def _status_to_wire(status: m.FleetStatus) -> pb.GetStatusResponse:
+    return pb.GetStatusResponse(
+        campaigns=[_campaign_to_wire(campaign) for campaign in status.campaigns],
+        deny_list_age_ms=status.deny_list_age_ms,
+        authority_is_built_in=status.authority_is_built_in,
+    )
+
+
+def _campaign_to_wire(status: m.CampaignStatus) -> pb.CampaignStatus:
+    values = {field.name: getattr(status, field.name) for field in dataclasses.fields(status)}
+    return pb.CampaignStatus(**(values | {"campaign_id": raw_of(status.campaign_id)}))
+
+
+def _status_from_wire(wire: pb.GetStatusResponse) -> m.FleetStatus:
+    limits.bounded(len(wire.campaigns), range(limits.MAX_CAMPAIGNS + 1), "campaigns")
+    campaigns = tuple(_campaign_from_wire(campaign) for campaign in wire.campaigns)
+    return m.FleetStatus(campaigns, wire.deny_list_age_ms, wire.authority_is_built_in)
+
+
+def _campaign_from_wire(wire: pb.CampaignStatus) -> m.CampaignStatus:
+    limits.bounded(len(wire.awaited_ids), range(limits.MAX_AWAITED_IDS + 1), "awaited_ids")
+    return m.CampaignStatus(
+        campaign_id=hex_of(wire.campaign_id, limits.ID_BYTES, "campaign_id"),
+        device_class=limits.device_class(wire.device_class),
+        phase=closed(m.Phase, wire.phase, "phase"),
+        is_paused=wire.is_paused,
+        level=limits.bounded(wire.level, range(MAX_LEVELS), "level"),
+        num_levels=limits.bounded(wire.num_levels, range(1, MAX_LEVELS + 1), "num_levels"),
+        attempt=wire.attempt,
+        num_contributions=wire.num_contributions,
+        quorum=wire.quorum,
+        cohort_size=wire.cohort_size,
+        remaining_ms=wire.remaining_ms,
+        awaited=closed(m.Awaited, wire.awaited, "awaited"),
+        awaited_for_ms=wire.awaited_for_ms,
+        awaited_ids=tuple(limits.member_name(name, "awaited_ids") for name in wire.awaited_ids),
+    )

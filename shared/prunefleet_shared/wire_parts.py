@@ -1,0 +1,52 @@
+"""Parts that messages of both directions have: documents, models' offsets and sizes. Only ``wire`` uses it."""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+
+from prunefleet_shared import wire_limits as limits
+from prunefleet_shared._generated.prunefleet.v1 import messages_pb2 as pb
+from prunefleet_shared.documents import MAX_DOCUMENT_BYTES, SignedDocument
+from prunefleet_shared.wire_limits import malformed, sized
+
+_KINDS = {
+    "campaign": pb.DOCUMENT_KIND_CAMPAIGN,
+    "decision": pb.DOCUMENT_KIND_DECISION,
+    "slim_base": pb.DOCUMENT_KIND_SLIM_BASE,
+}
+_KIND_NAMES: dict[int, str] = {number: name for name, number in _KINDS.items()}
+
+
+def document_to_wire(document: SignedDocument) -> pb.SignedDocument:
+    """A document as protobuf."""
+    return pb.SignedDocument(
+        kind=_KINDS.get(document.kind, pb.DOCUMENT_KIND_UNSPECIFIED),
+        payload=document.payload,
+        signature=document.signature,
+        public_key=document.public_key,
+    )
+
+
+def document_in(holder: Message, name: str) -> SignedDocument:
+    """The document in a field; raises ``MALFORMED`` unless it is there and has the right sizes."""
+    if not holder.HasField(name):
+        raise malformed(f"a {name}", "none")
+    wire: pb.SignedDocument = getattr(holder, name)
+    if wire.kind not in _KIND_NAMES:
+        raise malformed("kind, a DocumentKind", "unset or an unknown number")
+    return SignedDocument(
+        _KIND_NAMES[wire.kind],
+        sized(wire.payload, range(1, MAX_DOCUMENT_BYTES + 1), "payload"),
+        sized(wire.signature, limits.SIGNATURE_BYTES, "signature"),
+        sized(wire.public_key, limits.PUBLIC_KEY_BYTES, "public_key"),
+    )
+
+
+def model_offset(value: int) -> int:
+    """``value`` itself; raises ``MALFORMED`` past the largest model."""
+    return limits.bounded(value, range(limits.MAX_MODEL_BYTES + 1), "offset")
+
+
+def model_total(value: int) -> int:
+    """``value`` itself; raises ``MALFORMED`` unless a model can have that many bytes."""
+    return limits.bounded(value, range(1, limits.MAX_MODEL_BYTES + 1), "total_bytes")

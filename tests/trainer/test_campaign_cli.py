@@ -1,0 +1,403 @@
+"""An operator's campaign from options to a folder, and from there to a coordinator; over real gRPC with mutual TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from operator_world import World, campaign_status, invoke
+from rich.console import Console
+
+from prunefleet_edge.models import parse_spec
+from prunefleet_edge.work import save_weights
+from prunefleet_shared.authority_messages import ListMembers, MemberList
+from prunefleet_shared.campaign import Campaign
+from prunefleet_shared.document_file import read_signed, write_signed
+from prunefleet_shared.documents import digest, open_document, sign_document
+from prunefleet_shared.errors import CarrierError, ConfigError, InputError, RejectReason, RemoteProtocolError, reject
+from prunefleet_shared.identity_folder import save_identity
+from prunefleet_shared.messages import (
+    Awaited,
+    Control,
+    ControlCampaign,
+    FleetStatus,
+    GetStatus,
+    Phase,
+    StartCampaign,
+    Stored,
+    UploadModel,
+)
+from prunefleet_shared.roles import Role
+from prunefleet_shared.wire_limits import CHUNK_BYTES
+from prunefleet_trainer import membership, operator_commands
+from prunefleet_trainer.campaign_cli import app
+from prunefleet_trainer.public import fresh
+from prunefleet_trainer.status_table import HONEST_BUT_CURIOUS
+
+torch.set_num_threads(1)
+SPEC = "resnet8/1x8x8/4"
+WEIGHTS = save_weights(fresh(parse_spec(SPEC), 1))
+OTHER_KEY = ec.derive_private_key(23, ec.SECP256R1())
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = dataclasses.replace(membership.PATIENCE, first_s=0.01, max_s=0.02, give_up_after_s=0.05)
+    monkeypatch.setattr(membership.PatientLink.__init__, "__defaults__", (policy,))
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "base-file.safetensors"
+    path.write_bytes(WEIGHTS)
+    return path
+
+
+def members(world: World, *more: object) -> None:
+    known = [world.member(Role.COORDINATOR), world.member(Role.TRAINER), *more]
+
+    def page(message: object) -> MemberList:
+        assert isinstance(message, ListMembers)
+        chosen = [m for m in known if m.role is message.role and m.name > message.after_name]
+        return MemberList(tuple(sorted(chosen, key=lambda member: member.name)))
+
+    world.authority.answers[ListMembers] = page
+
+
+def create(world: World, out: Path, *options: object) -> Result:
+    fixed = ("create", out, "--class", "camera", "--model", SPEC, "--state", world.operator_state)
+    return invoke(app, *fixed, *options)
+
+
+def made(world: World, out: Path, base: Path, *options: object) -> Campaign:
+    members(world)
+    result = create(world, out, "--base", base, *options)
+    assert result.exit_code == 0, result.output
+    return open_document(read_signed(out / "campaign.json"), "campaign", Campaign, world.operator.public_key)
+
+
+# --- create ----------------------------------------------------------------------------------------------------------
+
+
+def test_create_writes_what_was_asked_for_signed_by_the_operator(world: World, tmp_path: Path, base: Path) -> None:
+    options = ("--levels", "0.5,0.25", "--cohort", 5, "--quorum", 3, "--deadline", "90s", "--overselect", 1.5)
+    campaign = made(world, tmp_path / "out", base, *options, "--max-attempts", 4, "--budget", "parameters")
+    assert (campaign.device_class, campaign.model, campaign.privacy_mode) == ("camera", SPEC, "plain")
+    assert [level.permille for level in campaign.levels] == [500, 250]
+    assert dataclasses.astuple(campaign.cohort) == (5, 3, 90_000, 4, 1500)
+    assert campaign.cost_table.unit == "parameters"
+    assert campaign.decision_key == world.coordinator_key.hex()
+    assert campaign.slim_base_key == world.trainer.public_key.hex()
+    written = (tmp_path / "out" / "base.safetensors").read_bytes()
+    assert digest(written) == campaign.base_digest
+    assert world.coordinator.asked == [], "nobody but the authority was asked"
+
+
+def test_two_campaigns_have_two_ids(world: World, tmp_path: Path, base: Path) -> None:
+    ids = {made(world, tmp_path / name, base).campaign_id for name in ("a", "b")}
+    assert len(ids) == 2
+    assert all(len(campaign_id) == 32 for campaign_id in ids)
+
+
+def test_create_says_what_it_made_as_json(world: World, tmp_path: Path, base: Path) -> None:
+    members(world)
+    result = create(world, tmp_path / "out", "--base", base, "--json")
+    document = json.loads(result.stdout)
+    campaign = open_document(
+        read_signed(tmp_path / "out" / "campaign.json"), "campaign", Campaign, world.operator.public_key
+    )
+    assert document["campaign_id"] == campaign.campaign_id
+    assert document["levels"][0] == {"permille": 400, "budget": campaign.levels[0].budget}
+
+
+def test_create_trains_a_base_on_public_data(world: World, tmp_path: Path) -> None:
+    members(world)
+    rng = np.random.default_rng(1)
+    images, labels = rng.integers(0, 256, (24, 8, 8, 1), dtype=np.uint8), np.arange(24) % 4
+    np.savez(tmp_path / "public.npz", x=images, y=labels)
+    result = create(world, tmp_path / "out", "--public", f"npz:{tmp_path / 'public.npz'}", "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    assert "training a base" in result.stderr
+    assert (tmp_path / "out" / "base.safetensors").exists()
+
+
+def test_of_two_trainers_one_must_be_named_and_the_revoked_do_not_count(
+    world: World, tmp_path: Path, base: Path
+) -> None:
+    second = world.member(Role.TRAINER, "second", key=b"\x01" * 91)
+    gone = world.member(Role.TRAINER, "gone", is_revoked=True)
+    members(world, second, gone)
+    result = create(world, tmp_path / "out", "--base", base)
+    assert isinstance(result.exception, ConfigError)
+    assert "second, trainer" in str(result.exception)
+    assert "--trainer NAME" in str(result.exception)
+    assert "gone" not in str(result.exception)
+    assert not (tmp_path / "out").exists()
+    assert isinstance(create(world, tmp_path / "out", "--base", base, "--trainer", "gone").exception, ConfigError)
+    assert create(world, tmp_path / "out", "--base", base, "--trainer", "trainer").exit_code == 0
+
+
+def test_without_a_trainer_create_says_how_to_get_one(world: World, tmp_path: Path, base: Path) -> None:
+    world.authority.answers[ListMembers] = lambda message: MemberList(
+        (world.member(Role.COORDINATOR),) if message.role is Role.COORDINATOR else ()
+    )
+    result = create(world, tmp_path / "out", "--base", base)
+    assert "none has joined" in str(result.exception)
+    assert "prunefleet trainer join TOKEN" in str(result.exception)
+
+
+def test_create_works_offline_with_key_files(world: World, tmp_path: Path, base: Path) -> None:
+    path = tmp_path / "key.pem"
+    key = OTHER_KEY.public_key()
+    path.write_bytes(key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+    result = create(world, tmp_path / "out", "--base", base, "--decision-key", path, "--slim-base-key", path)
+    assert result.exit_code == 0, result.output
+    assert world.authority.asked == []
+    path.write_text("no key")
+    result = create(world, tmp_path / "out2", "--base", base, "--decision-key", path, "--slim-base-key", path)
+    assert isinstance(result.exception, InputError)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--levels", "0.2,0.4"), "falling"),
+        (("--levels", "much"), "--levels"),
+        (("--levels", "0.12345"), "--levels"),
+        (("--quorum", 11), "quorum: expected 1 to 10"),
+        (("--cohort", 0, "--quorum", 0), "cohort"),
+        (("--deadline", "soon"), "deadline"),
+        (("--deadline", "8d"), "deadline"),
+        (("--overselect", 0.5), "overselect"),
+        (("--max-attempts", 0), "max-attempts"),
+        (("--class", "Kamera 1"), "--class"),
+        (("--privacy", "sum"), "--privacy"),
+        (("--model", "resnet8"), "resnet8/3x32x32/10"),
+        (("--model", "vgg/1x8x8/4"), "no built-in network"),
+        (("--budget", "euros"), "budget unit"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    world: World, tmp_path: Path, base: Path, options: tuple[object, ...], words: str
+) -> None:
+    members(world)
+    result = create(world, tmp_path / "out", "--base", base, *options)
+    assert isinstance(result.exception, ConfigError), result.output
+    assert words in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_a_campaign_is_left_alone(world: World, tmp_path: Path, base: Path) -> None:
+    before = made(world, tmp_path / "out", base)
+    result = create(world, tmp_path / "out", "--base", base)
+    assert "choose another folder" in str(result.exception)
+    after = open_document(
+        read_signed(tmp_path / "out" / "campaign.json"), "campaign", Campaign, world.operator.public_key
+    )
+    assert after == before
+
+
+def test_neither_base_nor_data_is_an_error_as_is_a_base_of_another_network(world: World, tmp_path: Path) -> None:
+    members(world)
+    assert "--public SOURCE" in str(create(world, tmp_path / "out").exception)
+    (tmp_path / "wrong").write_bytes(save_weights(fresh(parse_spec("resnet8/3x8x8/4"), 1)))
+    assert isinstance(create(world, tmp_path / "out", "--base", tmp_path / "wrong").exception, InputError)
+    assert isinstance(create(world, tmp_path / "out", "--base", tmp_path / "none").exception, InputError)
+
+
+def test_who_has_not_joined_is_told_to(world: World, tmp_path: Path, base: Path) -> None:
+    result = create(world, tmp_path / "out", "--base", base, "--state", tmp_path / "empty")
+    assert isinstance(result.exception, ConfigError)
+    assert "campaign join TOKEN" in str(result.exception)
+
+
+# --- start -----------------------------------------------------------------------------------------------------------
+
+
+def start(world: World, folder: Path, *options: object) -> Result:
+    return invoke(app, "start", folder, "--state", world.operator_state, *options)
+
+
+def test_start_uploads_the_base_then_starts(world: World, tmp_path: Path, base: Path) -> None:
+    campaign = made(world, tmp_path / "out", base)
+    world.coordinator.answers[StartCampaign] = Stored()
+    result = start(world, tmp_path / "out", "--json")
+    assert json.loads(result.stdout) == {"campaign_id": campaign.campaign_id}
+    kinds = [type(message) for _, message in world.coordinator.asked]
+    assert kinds == [UploadModel] * -(-len(WEIGHTS) // CHUNK_BYTES) + [StartCampaign]
+    assert world.coordinator.whole_uploads == [campaign.base_digest]
+    assert {peer.role for peer, _ in world.coordinator.asked} == {Role.OPERATOR}
+
+
+def test_a_changed_base_is_not_sent(world: World, tmp_path: Path, base: Path) -> None:
+    made(world, tmp_path / "out", base)
+    body = bytearray(WEIGHTS)
+    body[-1] ^= 1
+    (tmp_path / "out" / "base.safetensors").write_bytes(body)
+    result = start(world, tmp_path / "out")
+    assert isinstance(result.exception, InputError)
+    assert "expected digest" in str(result.exception)
+    assert world.coordinator.asked == []
+
+
+def test_a_changed_or_foreign_campaign_is_not_sent(world: World, tmp_path: Path, base: Path) -> None:
+    campaign = made(world, tmp_path / "out", base)
+    path = tmp_path / "out" / "campaign.json"
+    path.write_text(path.read_text().replace('\\"quorum\\":6', '\\"quorum\\":1'))
+    assert isinstance(start(world, tmp_path / "out").exception, InputError)
+    write_signed(path, sign_document("campaign", campaign, OTHER_KEY))
+    result = start(world, tmp_path / "out")
+    assert "no operator's of this fleet" in str(result.exception)
+    path.unlink()
+    assert isinstance(start(world, tmp_path / "out").exception, InputError)
+    assert world.coordinator.asked == []
+
+
+def test_a_refused_start_says_why(world: World, tmp_path: Path, base: Path) -> None:
+    made(world, tmp_path / "out", base)
+    world.coordinator.answers[StartCampaign] = reject(RejectReason.WRONG_CAMPAIGN, got="another runs for camera")
+    result = start(world, tmp_path / "out")
+    assert isinstance(result.exception, RemoteProtocolError)
+    assert "another runs for camera" in str(result.exception)
+
+
+def test_an_unreachable_coordinator_is_given_up_in_time(world: World, tmp_path: Path, base: Path) -> None:
+    made(world, tmp_path / "out", base)
+    world.stop_coordinator()
+    result = start(world, tmp_path / "out")
+    assert isinstance(result.exception, CarrierError)
+    assert result.exception.exit_code == 4
+
+
+def test_a_plain_campaign_for_another_machine_takes_consent(world: World, tmp_path: Path, base: Path) -> None:
+    made(world, tmp_path / "out", base)
+    save_identity(world.operator_state, dataclasses.replace(world.operator, coordinator_address="fleet.invalid:8470"))
+    result = start(world, tmp_path / "out")
+    assert isinstance(result.exception, ConfigError)
+    assert "--allow-plain" in str(result.exception)
+    result = start(world, tmp_path / "out", "--allow-plain")
+    assert isinstance(result.exception, CarrierError), "it went on to call fleet.invalid"
+
+
+# --- status and control ----------------------------------------------------------------------------------------------
+
+
+LIVE, ENDED = campaign_status("ab" * 16), campaign_status("cd" * 16, Phase.COMPLETED)
+
+
+def told(world: World, *campaigns: object, age_ms: int = 2000, is_built_in: bool = False) -> None:
+    world.coordinator.answers[GetStatus] = FleetStatus(campaigns, age_ms, is_built_in)
+
+
+def control(world: World, *arguments: object) -> Result:
+    world.coordinator.answers[ControlCampaign] = Stored()
+    return invoke(app, *arguments, "--state", world.operator_state)
+
+
+def test_status_tells_people_what_is_awaited_since_when_and_from_whom(world: World) -> None:
+    paused = campaign_status("ef" * 16, Phase.RETRAINING, is_paused=True, attempt=0, awaited=Awaited.OPERATOR)
+    told(world, LIVE, ENDED, paused)
+    text = " ".join(invoke(app, "status", "--state", world.operator_state).stdout.split())
+    for words in ("abababab", "voting 1/2 1 3/10 6 1 min 30 s", "completed"):
+        assert words in text
+    for words in ("retraining, paused", "deny-list 2 s old"):
+        assert words in text
+    assert "abababab has waited 30 s for devices: camera-1, camera-2" in text
+    assert "efefefef has waited 30 s for the operator" in text
+    assert HONEST_BUT_CURIOUS not in text
+
+
+def test_status_warns_of_a_built_in_authority_and_of_an_old_deny_list(world: World) -> None:
+    told(world, age_ms=600_000, is_built_in=True)
+    text = " ".join(invoke(app, "status", "--state", world.operator_state).stdout.split())
+    assert HONEST_BUT_CURIOUS in text
+    assert "is the authority running?" in text
+    assert "campaign create" in text
+
+
+def test_status_tells_machines_all_of_it(world: World) -> None:
+    told(world, LIVE)
+    document = json.loads(invoke(app, "status", "--json", "--state", world.operator_state).stdout)
+    assert document["campaigns"][0] == {
+        **dataclasses.asdict(LIVE),
+        "phase": "voting",
+        "awaited": "devices",
+        "awaited_ids": ["camera-1", "camera-2"],
+    }
+    assert (document["deny_list_age_ms"], document["authority_is_built_in"]) == (2000, False)
+
+
+def test_watching_outlives_a_coordinator_that_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    told(world, LIVE)
+    rests: list[float] = []
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+        if len(rests) == 1:
+            world.stop_coordinator()
+        if len(rests) == 3:
+            raise KeyboardInterrupt
+
+    shown: list[str] = []
+
+    def update(_live: object, table: object, *, refresh: bool) -> None:
+        assert refresh
+        console = Console(width=80)
+        with console.capture() as capture:
+            console.print(table)
+        shown.append(capture.get())
+
+    monkeypatch.setattr(operator_commands.Live, "update", update)
+    monkeypatch.setattr(operator_commands, "asyncio", SimpleNamespace(sleep=rest))
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(operator_commands.watch_status(world.operator_state, 2.0))
+    assert rests == [2.0] * 3
+    assert ["trying again" in text for text in shown] == [False, True, True]
+    assert all("abababab" in text for text in shown), "what was known last stays on the screen"
+
+
+@pytest.mark.parametrize(
+    ("command", "meant"), [("pause", Control.PAUSE), ("resume", Control.RESUME), ("stop", Control.STOP)]
+)
+def test_control_needs_no_id_when_one_campaign_is_live(world: World, command: str, meant: Control) -> None:
+    told(world, LIVE, ENDED)
+    result = control(world, command)
+    assert result.exit_code == 0, result.output
+    assert world.coordinator.messages(ControlCampaign) == [ControlCampaign("ab" * 16, meant)]
+
+
+def test_control_takes_the_beginning_of_an_id(world: World) -> None:
+    other = campaign_status("ac" * 16)
+    told(world, LIVE, other)
+    assert json.loads(control(world, "stop", "AC", "--json").stdout) == {"campaign_id": "ac" * 16, "done": "stopped"}
+    assert world.coordinator.messages(ControlCampaign) == [ControlCampaign("ac" * 16, Control.STOP)]
+    for arguments in (("stop", "a"), ("stop",)):
+        result = control(world, *arguments)
+        assert isinstance(result.exception, ConfigError)
+        assert "abababab" in str(result.exception)
+        assert "acacacac" in str(result.exception)
+    assert "'ff'" in str(control(world, "stop", "ff").exception)
+    told(world, ENDED)
+    assert "no campaign is live" in str(control(world, "stop").exception)
+    assert len(world.coordinator.messages(ControlCampaign)) == 1
+
+
+# --- speed -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["campaign_cli", "fleet_cli", "trainer_cli", "operator_commands", "retraining"])
+def test_what_an_operator_types_does_not_wait_for_torch(module: str) -> None:
+    script = f"import sys, prunefleet_trainer.{module}; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603
+    assert result.stdout.strip() == "False"

@@ -1,0 +1,179 @@
+"""The ``campaign`` commands: an operator's client of the coordinator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prunefleet_shared.errors import ConfigError
+from prunefleet_shared.roles import Role
+from prunefleet_trainer.recipe_name import RecipeName
+
+if TYPE_CHECKING:
+    from prunefleet_shared.messages import Control
+
+app = typer.Typer(no_args_is_help=True, help="Create a campaign, start it, watch it, stop it.")
+
+StateOption = Annotated[Path | None, typer.Option("--state", help="Folder with the operator's key and certificate.")]
+TokenDirOption = Annotated[Path | None, typer.Option("--token-dir", help="Folder to claim one *.token file from.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+CampaignArgument = Annotated[
+    str | None, typer.Argument(metavar="[CAMPAIGN_ID]", help="Its id, or how it begins; not needed when one is live.")
+]
+WATCH_S = 2.0
+
+
+@app.command("join")
+def join_fleet(
+    token: Annotated[
+        str | None, typer.Argument(metavar="TOKEN", help="The join token; - reads it from stdin; $PRUNEFLEET_TOKEN.")
+    ] = None,
+    state: StateOption = None,
+    token_dir: TokenDirOption = None,
+) -> None:
+    """Join a fleet as its operator, with a one-time token."""
+    from prunefleet_trainer.membership import join
+
+    join(Role.OPERATOR, token, token_dir, state)
+
+
+@app.command()
+def create(  # noqa: PLR0913 - one argument per option
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write campaign.json and base.safetensors to.")],
+    *,
+    device_class: Annotated[str, typer.Option("--class", help="Whom it is for: 1 to 32 of a-z 0-9 -.")],
+    model: Annotated[str, typer.Option(help="ARCHITECTURE/CxHxW/CLASSES, such as resnet8/1x12x12/10.")],
+    base: Annotated[Path | None, typer.Option(help="The base's safetensors file.")] = None,
+    public: Annotated[str | None, typer.Option(help="Public data (folder:PATH, npz:PATH, …) to train one.")] = None,
+    levels: Annotated[str, typer.Option(help="What may remain of the cost at each level, falling.")] = "0.4,0.2",
+    cohort: Annotated[int, typer.Option(help="Contributions at which a session closes.")] = 10,
+    quorum: Annotated[int, typer.Option(help="Contributions without which a session is given up.")] = 6,
+    deadline: Annotated[str, typer.Option(help="Longest time of a session: 90s, 10m, 24h.")] = "10m",
+    max_attempts: Annotated[int, typer.Option(help="Sessions given up in a round before the campaign fails.")] = 3,
+    overselect: Annotated[float, typer.Option(help="Devices invited for each one needed, 1 to 3.")] = 1.3,
+    budget: Annotated[str, typer.Option(help="Levels are fractions of macs or parameters.")] = "macs",
+    coordinator: Annotated[str | None, typer.Option(help="The coordinator's name, where there are several.")] = None,
+    trainer: Annotated[str | None, typer.Option(help="The trainer's name, where there are several.")] = None,
+    decision_key: Annotated[Path | None, typer.Option(help="The coordinator's public key, PEM; asks nobody.")] = None,
+    slim_base_key: Annotated[Path | None, typer.Option(help="The trainer's public key, PEM; asks nobody.")] = None,
+    privacy: Annotated[str, typer.Option(help="plain: the coordinator sees each contribution.")] = "plain",
+    recipe: Annotated[RecipeName, typer.Option(help="How a base is trained.")] = RecipeName.AUTO,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the public data, at most.")] = None,
+    seed: Annotated[int, typer.Option(help="Of a base's first weights.")] = 1,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a signed campaign: its base, layout, cost table, lane table, budgets and privacy terms."""
+    options = dict(locals())
+    from prunefleet_trainer.create_command import CreateOptions, create_campaign
+
+    del options["as_json"]
+    made = create_campaign(CreateOptions(**options), _say)
+    _print(made, as_json=as_json, words=_made_words(made))
+
+
+def _made_words(made: dict[str, Any]) -> str:
+    levels = ", ".join(f"{level['permille'] / 10:g} % = {level['budget']:,}" for level in made["levels"])
+    return (
+        f"campaign {made['campaign_id']} for class {made['device_class']}: {made['model']}, "
+        f"{made['num_channels']} channels in {made['num_groups']} groups\n"
+        f"levels of {made['dense_cost']:,} {made['cost_unit']}: {levels}\n"
+        f"a vote takes {made['vote_bytes']:,} bytes; privacy mode {made['privacy_mode']}\n"
+        f"next: prunefleet campaign start {made['folder']}"
+    )
+
+
+@app.command()
+def start(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Written by `campaign create`.")],
+    state: StateOption = None,
+    allow_plain: Annotated[
+        bool, typer.Option("--allow-plain", help="Let a coordinator on another machine see each contribution.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a campaign, upload its base, and start it."""
+    import asyncio
+
+    from prunefleet_trainer.operator_commands import start_from_folder
+
+    campaign_id = asyncio.run(start_from_folder(folder, _state(state), _say, allow_plain=allow_plain))
+    _print({"campaign_id": campaign_id}, as_json=as_json, words=f"campaign {campaign_id} is started")
+
+
+@app.command()
+def status(
+    state: StateOption = None,
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds until interrupted.")] = False,
+) -> None:
+    """Say where every campaign stands: what is awaited, since when, from whom."""
+    import asyncio
+
+    from prunefleet_trainer.operator_commands import fetch_status, watch_status
+    from prunefleet_trainer.status_table import status_json, status_table
+
+    if watch and as_json:
+        msg = "--watch and --json do not go together; call `campaign status --json` again instead"
+        raise ConfigError(msg)
+    if watch:
+        asyncio.run(watch_status(_state(state), WATCH_S))
+        return
+    told = asyncio.run(fetch_status(_state(state)))
+    if as_json:
+        _print(status_json(told), as_json=True, words="")
+        return
+    from rich.console import Console
+
+    Console().print(status_table(told))
+
+
+@app.command()
+def pause(campaign_id: CampaignArgument = None, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """Open no session until it is resumed; an open one may finish."""
+    from prunefleet_shared.messages import Control
+
+    _control(Control.PAUSE, campaign_id, state, as_json=as_json)
+
+
+@app.command()
+def resume(campaign_id: CampaignArgument = None, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """Go on with a paused campaign."""
+    from prunefleet_shared.messages import Control
+
+    _control(Control.RESUME, campaign_id, state, as_json=as_json)
+
+
+@app.command()
+def stop(campaign_id: CampaignArgument = None, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """End a campaign for good; devices stop training within seconds."""
+    from prunefleet_shared.messages import Control
+
+    _control(Control.STOP, campaign_id, state, as_json=as_json)
+
+
+def _control(control: Control, campaign_id: str | None, state: Path | None, *, as_json: bool) -> None:
+    import asyncio
+
+    from prunefleet_trainer.operator_commands import control_one
+
+    chosen = asyncio.run(control_one(_state(state), campaign_id, control))
+    done = {"pause": "paused", "resume": "resumed", "stop": "stopped"}[control.name.lower()]
+    _print({"campaign_id": chosen, "done": done}, as_json=as_json, words=f"campaign {chosen} is {done}")
+
+
+def _state(state: Path | None) -> Path:
+    from prunefleet_shared.identity_folder import default_state
+
+    return state or default_state(Role.OPERATOR)
+
+
+def _print(document: dict[str, Any], *, as_json: bool, words: str) -> None:
+    typer.echo(json.dumps(document, indent=2) if as_json else words)
+
+
+def _say(words: str) -> None:
+    typer.echo(words, err=True)

@@ -1,0 +1,162 @@
+"""Makes a campaign: reads or trains the base, traces it, and fills in the document to be signed. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunefleet_edge.models import ARCHITECTURES, ModelSpec, parse_spec
+from prunefleet_edge.threads import DEFAULT_THREADS, use_threads
+from prunefleet_edge.work import load_weights
+from prunefleet_shared.campaign import Campaign, CohortPolicy
+from prunefleet_shared.errors import ConfigError, InputError
+from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign
+from prunefleet_trainer.public import read_base, train_base
+from prunefleet_trainer.recipe_name import RecipeName
+from prunefleet_trainer.recipes import public_recipes
+from prunefleet_trainer.retrain_job import epoch_teller
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunefleet_edge.data import Samples
+
+MAX_DEADLINE_S = 7 * 24 * 3600
+MAX_ATTEMPTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignWish:
+    """What an operator asks for.
+
+    Attributes:
+        device_class: Whom it is for.
+        model: Specification, such as ``resnet8/1x12x12/10``.
+        base: The base's safetensors file; None trains one on ``public``.
+        public: Public data, as ``data_source.load_source`` reads it; None only with a ``base``.
+        levels_permille: What may remain of the dense cost at each level, in thousandths, falling.
+        cohort: Whom a session waits for.
+        budget_unit: ``"macs"`` or ``"parameters"``.
+        recipe: How a base is trained.
+        epochs: Passes over the data, at most; None leaves the recipe's.
+        seed: Of a base's first weights and of the order of its training.
+    """
+
+    device_class: str
+    model: str
+    base: Path | None
+    public: str | None
+    levels_permille: tuple[int, ...]
+    cohort: CohortPolicy
+    budget_unit: str = "macs"
+    recipe: RecipeName = RecipeName.AUTO
+    epochs: int | None = None
+    seed: int = 1
+
+
+def check_cohort(cohort: CohortPolicy) -> CohortPolicy:
+    """``cohort`` itself.
+
+    Raises:
+        ConfigError: Its numbers are out of range, or do not go together (the user's to mend).
+    """
+    ranges: tuple[tuple[str, float, float, float], ...] = (
+        ("cohort", cohort.size, 1, 10_000),
+        ("quorum", cohort.quorum, 1, cohort.size),
+        ("deadline (s)", cohort.deadline_ms / 1000, 1, MAX_DEADLINE_S),
+        ("max-attempts", cohort.max_attempts, 1, MAX_ATTEMPTS),
+        ("overselect", cohort.overselection_permille / 1000, 1, 3),
+    )
+    for name, value, low, high in ranges:
+        if not low <= value <= high:
+            msg = f"{name}: expected {low:g} to {high:g}, got {value:g}"
+            raise ConfigError(msg)
+    return cohort
+
+
+def make_base(wish: CampaignWish, say: Callable[[str], None]) -> BaseFiles:
+    """The base of a campaign, traced and described.
+
+    Args:
+        wish: What is asked for.
+        say: Told in words what happens.
+
+    Raises:
+        ConfigError: Neither base nor public data, or no such model (the user's to mend).
+        InputError: Base or data cannot be used.
+        LayoutError: The base cannot be pruned safely.
+    """
+    if wish.base is None and wish.public is None:
+        msg = "expected --base FILE, or --public SOURCE to train a base on; got neither"
+        raise ConfigError(msg)
+    use_threads(DEFAULT_THREADS)
+    spec = _spec(wish)
+    public = _public(wish, spec, say)
+    model = _given(wish.base, spec, public) if wish.base else _trained(wish, spec, public, say)
+    say("tracing the base, and checking that its channels can be removed")
+    return describe_base(spec, model)
+
+
+def make_document(
+    wish: CampaignWish, files: BaseFiles, *, campaign_id: str, decision_key: bytes, slim_base_key: bytes
+) -> Campaign:
+    """The campaign's document, to be signed; the keys are public ones, DER.
+
+    Raises:
+        ConfigError: Levels or unit are out of range (the user's to mend).
+    """
+    return make_campaign(
+        files,
+        campaign_id=campaign_id,
+        device_class=wish.device_class,
+        levels_permille=wish.levels_permille,
+        cohort=wish.cohort,
+        decision_key=decision_key,
+        slim_base_key=slim_base_key,
+        budget_unit=wish.budget_unit,
+    )
+
+
+def _spec(wish: CampaignWish) -> ModelSpec:
+    if wish.model in ARCHITECTURES:
+        msg = f"--model {wish.model}: expected its input and classes too, such as {wish.model}/3x32x32/10"
+        raise ConfigError(msg)
+    return parse_spec(wish.model)
+
+
+def _public(wish: CampaignWish, spec: ModelSpec, say: Callable[[str], None]) -> Samples | None:
+    from prunefleet_edge.data_source import load_source
+
+    if wish.public is None:
+        return None
+    source = load_source(wish.public, spec, "operator")
+    skipped = f" ({len(source.skipped)} files skipped as unreadable)" if source.skipped else ""
+    say(f"{len(source.samples)} public images{skipped}")
+    return source.samples
+
+
+def _given(path: Path, spec: ModelSpec, public: Samples | None) -> nn.Module:
+    try:
+        weights = path.read_bytes()
+    except OSError as error:
+        msg = f"{path}: expected a safetensors file, got {error.strerror}"
+        raise InputError(msg) from None
+    if public is not None:
+        return read_base(spec, weights, public)
+    from prunefleet_edge.models import build
+
+    return load_weights(build(spec), weights, str(path)).eval()
+
+
+def _trained(wish: CampaignWish, spec: ModelSpec, public: Samples | None, say: Callable[[str], None]) -> nn.Module:
+    from prunefleet_edge.data import check_trainable
+
+    if public is None:
+        msg = "expected public data to train a base on"
+        raise ConfigError(msg)
+    check_trainable(public, wish.public or "public data")
+    recipe = public_recipes(wish.recipe, spec).with_epochs(wish.epochs).base
+    say(f"training a base {spec} for {recipe.epochs} epochs")
+    return train_base(spec, public, recipe, wish.seed, epoch_teller("base", recipe.epochs))

@@ -1,0 +1,178 @@
+"""``campaign create``: from options to a signed campaign on disk. Torch comes late, after the checks."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from prunefleet_shared.campaign import Campaign, CohortPolicy
+from prunefleet_shared.documents import public_bytes, sign_document
+from prunefleet_shared.durations import parse_duration_s
+from prunefleet_shared.errors import ConfigError, InputError
+from prunefleet_shared.identity_folder import default_state, load_identity
+from prunefleet_shared.private_sum import PLAIN
+from prunefleet_shared.roles import Role
+from prunefleet_trainer.campaign_folder import check_free, write_campaign
+from prunefleet_trainer.membership import PatientLink, member_link
+from prunefleet_trainer.operator_calls import choose_key, list_members
+from prunefleet_trainer.recipe_name import RecipeName
+
+_DEVICE_CLASS = re.compile(r"[a-z0-9-]{1,32}")
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOptions:
+    """The options of ``campaign create``, each under its own name; the command's help says what they are."""
+
+    out: Path
+    device_class: str
+    model: str
+    base: Path | None
+    public: str | None
+    levels: str
+    cohort: int
+    quorum: int
+    deadline: str
+    max_attempts: int
+    overselect: float
+    budget: str
+    coordinator: str | None
+    trainer: str | None
+    decision_key: Path | None
+    slim_base_key: Path | None
+    privacy: str
+    recipe: RecipeName
+    epochs: int | None
+    seed: int
+    state: Path | None
+
+    @property
+    def folder(self) -> Path:
+        """The operator's state folder."""
+        return self.state or default_state(Role.OPERATOR)
+
+    @property
+    def policy(self) -> CohortPolicy:
+        """Whom a session waits for; its ranges are not checked yet."""
+        deadline_ms = 1000 * parse_duration_s(self.deadline, "--deadline")
+        return CohortPolicy(self.cohort, self.quorum, deadline_ms, self.max_attempts, round(1000 * self.overselect))
+
+
+def create_campaign(options: CreateOptions, say: Callable[[str], None]) -> dict[str, Any]:
+    """Make, sign and write a campaign; returns its facts.
+
+    Args:
+        options: The command's.
+        say: Told in words what happens.
+
+    Raises:
+        ConfigError: Options, membership or folder are wrong (the user's to mend).
+        InputError: Base, data or keys cannot be used (the user's to mend).
+        RemoteProtocolError: The authority refused.
+        CarrierError: It cannot be reached.
+    """
+    check_free(options.out)
+    _check_words(options.device_class, options.privacy)
+    signing_key = load_identity(options.folder, Role.OPERATOR).signing_key
+    permilles, policy = parse_levels(options.levels), options.policy
+    from prunefleet_trainer.campaign_create import CampaignWish, check_cohort, make_base, make_document
+
+    wish = CampaignWish(
+        options.device_class,
+        options.model,
+        options.base,
+        options.public,
+        permilles,
+        check_cohort(policy),
+        options.budget,
+        options.recipe,
+        options.epochs,
+        options.seed,
+    )
+    keys = asyncio.run(_keys(options))
+    files = make_base(wish, say)
+    campaign = make_document(
+        wish, files, campaign_id=secrets.token_hex(16), decision_key=keys[0], slim_base_key=keys[1]
+    )
+    write_campaign(options.out, sign_document("campaign", campaign, signing_key), files.weights)
+    return _facts(campaign, options.out)
+
+
+def _check_words(device_class: str, privacy: str) -> None:
+    if not _DEVICE_CLASS.fullmatch(device_class):
+        msg = f"--class: expected 1 to 32 of a-z 0-9 -, got {device_class!r}"
+        raise ConfigError(msg)
+    if privacy != PLAIN:
+        msg = f"--privacy: expected {PLAIN!r} (no other mode is built yet), got {privacy!r}"
+        raise ConfigError(msg)
+
+
+def parse_levels(text: str) -> tuple[int, ...]:
+    """Levels in thousandths from fractions separated by commas, such as ``0.4,0.2``.
+
+    Raises:
+        ConfigError: Not numbers, or not whole thousandths between 0 and 1 (the user's to mend).
+    """
+    try:
+        permilles = [1000 * float(part) for part in text.split(",")]
+    except ValueError:
+        permilles = [-1.0]
+    if not all(0 < permille < 1000 and abs(permille - round(permille)) < 1e-6 for permille in permilles):
+        msg = f"--levels: expected fractions between 0 and 1 of at most three digits, such as 0.4,0.2; got {text!r}"
+        raise ConfigError(msg)
+    return tuple(round(permille) for permille in permilles)
+
+
+async def _keys(options: CreateOptions) -> tuple[bytes, bytes]:
+    """Who signs decisions, and who signs slim bases: public keys, DER."""
+    asked = (
+        (Role.COORDINATOR, options.coordinator, options.decision_key),
+        (Role.TRAINER, options.trainer, options.slim_base_key),
+    )
+    keys = [_read_key(path) if path else await _ask_key(options.folder, role, name) for role, name, path in asked]
+    return keys[0], keys[1]
+
+
+async def _ask_key(folder: Path, role: Role, name: str | None) -> bytes:
+    async with member_link(folder, Role.OPERATOR, to_authority=True) as link:
+        return choose_key(await list_members(PatientLink(link), role), role, name)
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        key = serialization.load_pem_public_key(path.read_bytes())
+    except OSError as error:
+        msg = f"{path}: expected a public key, got {error.strerror}"
+        raise InputError(msg) from None
+    except ValueError:
+        msg = f"{path}: expected a public key in PEM, got something else"
+        raise InputError(msg) from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        msg = f"{path}: expected a P-256 public key, got another kind"
+        raise InputError(msg)
+    return public_bytes(key)
+
+
+def _facts(campaign: Campaign, folder: Path) -> dict[str, Any]:
+    return {
+        "campaign_id": campaign.campaign_id,
+        "folder": str(folder),
+        "device_class": campaign.device_class,
+        "model": campaign.model,
+        "privacy_mode": campaign.privacy_mode,
+        "base_digest": campaign.base_digest,
+        "num_groups": len(campaign.layout.groups),
+        "num_channels": campaign.layout.num_channels,
+        "cost_unit": campaign.cost_table.unit,
+        "dense_cost": campaign.cost_table.cost(campaign.layout.dense_widths),
+        "levels": [{"permille": level.permille, "budget": level.budget} for level in campaign.levels],
+        "vote_bytes": campaign.vote_lanes.packed_bytes,
+    }
