@@ -172,12 +172,23 @@ async def _listen(methods: _Methods, tls: grpc.ServerCredentials, host: str, por
 
 
 def _tls(credentials: Credentials | Callable[[], Credentials], *, asks_clients: bool) -> grpc.ServerCredentials:
-    def fetch() -> grpc.ServerCertificateConfiguration:
-        current = credentials() if callable(credentials) else credentials
-        root = current.ca_pem if asks_clients else None
-        return grpc.ssl_server_certificate_configuration([(current.key_pem, current.cert_pem)], root)
+    shown = credentials() if callable(credentials) else credentials
 
-    return grpc.dynamic_ssl_server_credentials(fetch(), fetch, require_client_authentication=asks_clients)
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        root = shown.ca_pem if asks_clients else None
+        return grpc.ssl_server_certificate_configuration([(shown.key_pem, shown.cert_pem)], root)
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        current = credentials() if callable(credentials) else credentials
+        if current == shown:
+            # gRPC frees the configuration that a new one replaces while another handshake may be using it: a server
+            # that handed over the same certificate at every handshake died (SIGSEGV) of a few hundred at once.
+            return None
+        shown = current
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client_authentication=asks_clients)
 
 
 def is_loopback(host: str) -> bool:
