@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from prunefleet_coordinator.admission import why_campaign_impossible, why_control_rejected, why_role_rejected
 from prunefleet_coordinator.changes import Changes
 from prunefleet_coordinator.models import Models
-from prunefleet_coordinator.round import DEFER_MS, PAUSED_DEFER_MS
+from prunefleet_coordinator.round import DEFER_MS
 from prunefleet_coordinator.runner import POLL_S, CoordinatorRunner
 from prunefleet_coordinator.state import ENDINGS
 from prunefleet_coordinator.status import live_status, load_past_status
@@ -67,6 +67,8 @@ EventObserver = Callable[[str, str, Mapping[str, Fact]], None]
 
 STORE_REST_S = 1.0
 """Between two tries to keep a deadline while the store fails."""
+NO_CAMPAIGN_MS = 30_000
+"""How long a device stays away while no campaign runs for it: an idle fleet must cost little, and fill no audit."""
 LEARN_EVERY_S = 5.0
 """Between two questions who the operators are: whoever signs with a strange key shall not keep us busy."""
 T = TypeVar("T")
@@ -244,7 +246,7 @@ class Campaigns:
 
     async def _offer_campaign(self, device_class: str) -> Down:
         runner = await self._wait_for(lambda: self._live_for(device_class))
-        return CampaignOffer(runner.campaign_signed) if runner else ComeBack(PAUSED_DEFER_MS, Awaited.OPERATOR)
+        return CampaignOffer(runner.campaign_signed) if runner else ComeBack(NO_CAMPAIGN_MS, Awaited.OPERATOR)
 
     async def _offer_any_decision(self, peer: Peer) -> Down:
         runner = await self._wait_for(lambda: self._retraining(self._turns.get(peer.peer_id, 0)))

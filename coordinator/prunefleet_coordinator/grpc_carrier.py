@@ -188,7 +188,11 @@ def _tls(credentials: Credentials | Callable[[], Credentials], *, asks_clients: 
         shown = current
         return configuration()
 
-    return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client_authentication=asks_clients)
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(),
+        fetch,  # type: ignore[arg-type]  # the stubs leave out that None means: as before
+        require_client_authentication=asks_clients,
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -66,6 +66,7 @@ class MemberLink:
         self._before_renewal = before_renewal
         self._identity = load_identity(folder, role)
         self._try_again_at = datetime.min.replace(tzinfo=UTC)
+        self._tried_at = self._try_again_at
         self._pause = FIRST_PAUSE
         self._next_renewal = self._try_again_at
         self._renewing = asyncio.Lock()
@@ -107,6 +108,8 @@ class MemberLink:
         """Renew early, to hear of operators who joined since; at most every few seconds. Errors as :meth:`call`."""
         async with self._renewing:
             self._check_dates()
+            # Somebody waits for the answer, so only the shortest pause counts, however long tries have been spaced.
+            self._try_again_at = min(self._try_again_at, self._tried_at + FIRST_PAUSE)
             await self._renew()
 
     async def close(self) -> None:
@@ -149,6 +152,7 @@ class MemberLink:
         _log.warning("the certificate cannot be renewed yet; the old one holds until %s: %s", until, error)
 
     def _pause_tries(self) -> None:
+        self._tried_at = self._now()
         self._try_again_at = self._now() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 

@@ -259,6 +259,26 @@ def test_renewing_early_brings_a_new_operator_and_cannot_be_made_a_burden(world)
     bounded(scenario())
 
 
+def test_renewing_early_does_not_wait_for_tries_that_were_spaced_far_apart(world):
+    """Who joined long before the first operator asks seldom, until somebody waits for the answer."""
+
+    async def scenario():
+        world.operator_keys = ()
+        save_identity(world.folder, identity_at(START, operator_keys=()))
+        link = world.open()
+        for _ in range(8):
+            world.now += LONGEST_PAUSE
+            await link.renew_in_time()
+        world.operator_keys = (OPERATOR,)
+        world.now += FIRST_PAUSE
+        await link.renew_in_time()
+        assert link.identity.operator_keys == ()
+        await link.renew_now()
+        assert link.identity.operator_keys == (OPERATOR,)
+
+    bounded(scenario())
+
+
 def test_renewing_early_does_not_fail_when_the_authority_is_away(world):
     async def scenario():
         link = world.open()
