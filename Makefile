@@ -7,7 +7,7 @@ EXTRAS := edge,coordinator,simulation,flower,export,dev
 PIP_ARGS ?=
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help setup demo test e2e lint format protos clean
+.PHONY: help setup demo test e2e soak lint format protos clean
 
 help:               ## what there is
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ test: $(VENV)/.installed-dev    ## every test that needs pip only
 
 e2e: $(VENV)/.installed-demo    ## a fleet in containers, parts of it killed on the way; needs Docker, about ten minutes
 	$(BIN)/python tests/e2e/fleet.py
+
+soak: $(VENV)/.installed-dev    ## the kill tests in their long form, four minutes; writes benchmarks/results/kills.json
+	$(BIN)/python benchmarks/kills.py
 
 lint: $(VENV)/.installed-dev    ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -44,7 +44,7 @@ MAX_REJECTION_CHARACTERS = 200
 MAX_DOCUMENT_MESSAGE_BYTES = MAX_DOCUMENT_BYTES + ENVELOPE_BYTES
 MAX_CHUNK_MESSAGE_BYTES = CHUNK_BYTES + ENVELOPE_BYTES
 MAX_REQUEST_BYTES = MAX_CONTRIBUTION_BYTES + ENVELOPE_BYTES
-"""The longest request of any method: more than this the carrier refuses without reading it."""
+"""The longest contribution's message. Operators may send documents, which are longer (``wire_methods``)."""
 
 ID_BYTES = 16
 TOKEN_ID_BYTES = 8

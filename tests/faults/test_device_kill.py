@@ -11,6 +11,7 @@ test's name: some after a number of messages, to the millisecond around saving a
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import sys
@@ -68,9 +69,9 @@ from prunefleet_shared.testing import (
     tiny_slim_base,
 )
 
-NUM_KILLS = 25
+NUM_KILLS = int(os.environ.get("PRUNEFLEET_KILLS", "25"))
 MIN_CAMPAIGNS = 3
-GIVE_UP_S = 60.0
+GIVE_UP_S = 60.0 + 4.0 * NUM_KILLS
 TRAINER, COMPANION = Peer("trainer", Role.TRAINER), Peer("device-2", Role.DEVICE)
 
 
