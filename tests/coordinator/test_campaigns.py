@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from prunefleet_coordinator.campaigns import Campaigns
+from prunefleet_coordinator.campaigns import NO_CAMPAIGN_MS, Campaigns
 from prunefleet_coordinator.store import MemoryStore, SqlStore
 from prunefleet_coordinator.testing import (
     BASE_MODEL,
@@ -173,13 +173,13 @@ def house():
 
 
 def test_a_campaign_waits_for_the_operator_then_runs_to_its_end(house):
-    assert house.device(0, GetCampaign("camera")) == ComeBack(5000, Awaited.OPERATOR)
+    assert house.device(0, GetCampaign("camera")) == ComeBack(NO_CAMPAIGN_MS, Awaited.OPERATOR)
     assert house.start(CAMERA) == Stored()
     offer = house.device(0, GetCampaign("camera"))
     assert offer == CampaignOffer(sign_document("campaign", CAMERA, OPERATOR_KEY))
     house.complete(CAMERA)
     assert house.device(0, check_in(CAMERA)) == CampaignEnded(Ending.COMPLETED)
-    assert house.device(0, GetCampaign("camera")) == ComeBack(5000, Awaited.OPERATOR)
+    assert house.device(0, GetCampaign("camera")) == ComeBack(NO_CAMPAIGN_MS, Awaited.OPERATOR)
 
 
 def test_a_campaign_needs_an_operators_signature(house):
