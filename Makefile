@@ -34,7 +34,7 @@ test: $(VENV)/.installed-dev    ## every test that needs pip only
 e2e: $(VENV)/.installed-demo    ## a fleet in containers, parts of it killed on the way; needs Docker, about ten minutes
 	$(BIN)/python tests/e2e/fleet.py
 
-soak: $(VENV)/.installed-dev    ## the kill tests in their long form, four minutes; writes benchmarks/results/kills.json
+soak: $(VENV)/.installed-dev    ## the kill tests in their long form, about a minute; writes benchmarks/results/kills.json
 	$(BIN)/python benchmarks/kills.py
 
 lint: $(VENV)/.installed-dev    ## ruff and mypy --strict
