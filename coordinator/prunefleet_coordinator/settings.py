@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from prunefleet_shared.errors import ConfigError
+from prunefleet_shared.config import checked, read_values
 
 DEFAULT_LISTEN = "127.0.0.1:8470"
 DATABASE_FILE = "coordinator.sqlite"
@@ -89,12 +87,7 @@ def load_settings(config: Path | None, options: dict[str, Any]) -> ServeSettings
     Raises:
         ConfigError: The file cannot be read, a key is unknown, or a value is out of range (the user's to mend).
     """
-    values = _read_toml(config) if config else {}
-    values |= {name: value for name, value in options.items() if value is not None}
-    try:
-        return ServeSettings(**values)
-    except ValidationError as error:
-        raise ConfigError(_in_words(error)) from None
+    return checked(ServeSettings, read_values(config, options))
 
 
 def settings_toml(settings: ServeSettings) -> str:
@@ -102,22 +95,3 @@ def settings_toml(settings: ServeSettings) -> str:
     values = settings.model_dump(mode="json", exclude_none=True)
     # JSON's strings, numbers and booleans are TOML's, too.
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        msg = f"{path}: not a readable TOML file: {error}"
-        raise ConfigError(msg) from None
-
-
-def _in_words(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] != "extra_forbidden":
-        text = str(first["msg"]).removeprefix("Value error, ")
-        return f"{name}: {text}, got {first['input']!r}"
-    near = difflib.get_close_matches(name, ServeSettings.model_fields, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(ServeSettings.model_fields)}"
-    return f"unknown key {name!r} in the configuration; {hint}"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from prunefleet_shared.errors import ConfigError
+from prunefleet_shared.config import checked, read_values
 from prunefleet_simulation.partition import parse_partition
 from prunefleet_simulation.presets import PRESETS, Preset
 
@@ -78,32 +76,9 @@ def load_settings(config: Path | None, options: dict[str, Any]) -> Settings:
     Raises:
         ConfigError: The file cannot be read, a key is unknown, or a value is out of range (the user's to mend).
     """
-    values = _read_toml(config) if config else {}
-    values |= {name: value for name, value in options.items() if value is not None}
+    values = read_values(config, options)
     if values.get("data") is not None:
         values.setdefault("preset", "images")
-    try:
-        settings = Settings(**values)
-    except ValidationError as error:
-        raise ConfigError(_in_words(error)) from None
+    settings = checked(Settings, values)
     parse_partition(settings.partition)
     return settings
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        msg = f"{path}: not a readable TOML file: {error}"
-        raise ConfigError(msg) from None
-
-
-def _in_words(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] != "extra_forbidden":
-        text = str(first["msg"]).removeprefix("Value error, ")
-        return f"{name}: {text}, got {first['input']!r}" if name else text
-    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(Settings.model_fields)}"
-    return f"unknown key {name!r} in the configuration; {hint}"
