@@ -1,57 +1,28 @@
-"""Fine-tuning with early stopping, and evaluation. Same seed, same machine, same network.
+"""Fine-tuning with early stopping. Same seed, same machine, same network; interrupted or not.
 
-One :class:`Recipe` says everything; the same function trains the base, retrains a slim net on public data and
-fine-tunes on a device, so that arms differ only in what the caller changes.
+One :class:`~prunefleet_edge.recipes.Recipe` says everything; the same function trains the base, retrains a slim net on
+public data and fine-tunes on a device, so that arms differ only in what the caller changes.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from prunefleet_edge.data import Samples, stratified_halves
+from prunefleet_edge.batches import batch_sizes, batches, hold_out, micro_batches
+from prunefleet_edge.checkpoint import Checkpoint, TrainingState
+from prunefleet_edge.data import Samples
+from prunefleet_edge.evaluation import mean_loss
+from prunefleet_edge.objective import CrossEntropy, Objective
+from prunefleet_edge.recipes import Recipe
 
-HOLD_OUT_FROM = 100
-"""Samples from which a part can be spared for early stopping."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to train.
-
-    Attributes:
-        epochs: Passes over the data, at most.
-        min_steps: Steps below which more passes are made: a fold of 20 images learns as long as all 40 would.
-        learning_rate: Peak of a one-cycle schedule (Smith & Topin 2019).
-        batch_size: Samples per step; a last batch of less than half of it is merged into the one before.
-        weight_decay: L2.
-        momentum: Nesterov.
-        held_out_ratio: Fraction of the samples kept aside for early stopping; 0 trains on all, to the end.
-            Sets of fewer than :data:`HOLD_OUT_FROM` samples are never split: on 40 images, holding a fifth out cost
-            6 to 15 points of accuracy (8 images are too few to say when to stop, and too many to miss).
-        patience: Epochs without a better held-out loss before stopping.
-        shift_pixels: Random translation, at most, in pixels.
-        flip: Random horizontal mirror.
-        label_smoothing: In [0, 1).
-    """
-
-    epochs: int
-    learning_rate: float
-    batch_size: int = 32
-    weight_decay: float = 5e-4
-    momentum: float = 0.9
-    held_out_ratio: float = 0.0
-    patience: int = 8
-    shift_pixels: int = 0
-    flip: bool = False
-    label_smoothing: float = 0.0
-    min_steps: int = 0
+OnStep = Callable[[int, int], None]
+"""Told the steps done and the steps there are, at most."""
 
 
 def train(
@@ -60,6 +31,10 @@ def train(
     recipe: Recipe,
     seed: int,
     on_epoch: Callable[[int], None] | None = None,
+    *,
+    objective: Objective | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_step: OnStep | None = None,
 ) -> nn.Module:
     """Train ``model`` in place and return it in eval mode, at the epoch with the lowest held-out loss.
 
@@ -71,46 +46,118 @@ def train(
         recipe: How.
         seed: Of order, augmentation and the held-out choice.
         on_epoch: Called with the number of epochs done.
+        objective: What to minimise; cross-entropy with the recipe's label smoothing unless given.
+        checkpoint: Where to go on from, and to save to; None keeps nothing. It is cleared at the end.
+        on_step: Called after every step.
     """
     generator = torch.Generator().manual_seed(seed)
-    fit, held_out = _hold_out(samples, recipe.held_out_ratio, generator)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        recipe.learning_rate,
-        recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=True,
-        fused=True,  # one kernel for all parameters: small networks spend their time in calls
-    )
-    steps_per_epoch = len(_batch_sizes(len(fit), recipe.batch_size))
-    epochs = max(recipe.epochs, math.ceil(recipe.min_steps / steps_per_epoch))
-    steps = epochs * steps_per_epoch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps + 1)
-    best = _Best(model, held_out)
-    for epoch in range(epochs):
-        _run_epoch(model, fit, recipe, generator, optimizer, schedule)
+    fit, held_out = hold_out(samples, recipe.held_out_ratio, generator)
+    run = _Run(model, fit, recipe, generator, _Best(model, held_out), objective or CrossEntropy(recipe.label_smoothing))
+    state = checkpoint.load() if checkpoint else None
+    if state:
+        run.restore(state)
+    while run.epoch < run.epochs and run.best.epochs_without < recipe.patience:
+        run.one_epoch(checkpoint, on_step)
         if on_epoch:
-            on_epoch(epoch + 1)
-        if best.look(model) >= recipe.patience:
-            break
-    return best.restore(model)
+            on_epoch(run.epoch)
+    if checkpoint:
+        checkpoint.clear()
+    return run.best.restore(model)
 
 
-def _run_epoch(
-    model: nn.Module,
-    fit: Samples,
-    recipe: Recipe,
-    generator: torch.Generator,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> None:
-    model.train()
-    for images, labels in _batches(fit, recipe, generator):
-        optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        optimizer.step()
-        schedule.step()
+class _Run:
+    """A training under way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        fit: Samples,
+        recipe: Recipe,
+        generator: torch.Generator,
+        best: _Best,
+        objective: Objective,
+    ) -> None:
+        if recipe.is_channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a keyword torch does not type
+        self._model, self._fit, self._recipe = model, fit, recipe
+        self._generator, self.best, self._objective = generator, best, objective
+        self.epoch = self._batch = 0
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._optimizer = torch.optim.SGD(
+            model.parameters(),
+            recipe.learning_rate,
+            recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=True,
+            fused=True,  # one kernel for all parameters: small networks spend their time in calls
+        )
+        self._steps_per_epoch = len(batch_sizes(len(fit), recipe.batch_size))
+        self.epochs = max(recipe.epochs, math.ceil(recipe.min_steps / self._steps_per_epoch))
+        self._schedule = self._new_schedule()
+
+    def _new_schedule(self) -> torch.optim.lr_scheduler.LRScheduler:
+        recipe, steps = self._recipe, self.epochs * self._steps_per_epoch
+        if not recipe.rate_steps:
+            return torch.optim.lr_scheduler.OneCycleLR(self._optimizer, recipe.learning_rate, total_steps=steps + 1)
+        return torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda step: recipe.rate_at(step // self._steps_per_epoch) / recipe.learning_rate
+        )
+
+    def one_epoch(self, checkpoint: Checkpoint | None, on_step: OnStep | None) -> None:
+        """Train for what is left of the epoch, then look at what is held out."""
+        if self._batch == 0:
+            self._order = torch.randperm(len(self._fit), generator=self._generator)
+        self._objective.enter(self._model)
+        for images, labels in batches(self._fit, self._recipe, self._order, self._generator, self._batch):
+            self._one_step(images, labels)
+            self._batch += 1
+            if on_step:
+                on_step(self.epoch * self._steps_per_epoch + self._batch, self.epochs * self._steps_per_epoch)
+            if checkpoint and checkpoint.is_due():
+                checkpoint.save(self.state())
+        self.epoch, self._batch = self.epoch + 1, 0
+        self.best.look(self._model)
+
+    def _one_step(self, images: Tensor, labels: Tensor) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        for part, part_labels in micro_batches(images, labels, self._recipe.micro_batch):
+            share = len(part_labels) / len(labels)
+            loss = self._objective.loss(self._model, part, part_labels)
+            (loss * share if share < 1 else loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._optimizer.step()
+        self._schedule.step()
+        self._objective.project(self._model)
+
+    def state(self) -> TrainingState:
+        """All there is to say about this training now."""
+        tensors = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
+        for index, parameter in enumerate(self._model.parameters()):
+            momentum = self._optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{index}"] = momentum
+        tensors |= {"order": self._order, "generator": self._generator.get_state()}
+        best_tensors, best_numbers = self.best.state()
+        return TrainingState(tensors | best_tensors, {"epoch": self.epoch, "batch": self._batch} | best_numbers)
+
+    def restore(self, state: TrainingState) -> None:
+        """Go back to where :meth:`state` was taken."""
+        self._model.load_state_dict(_within(state.tensors, "model."))
+        for index, parameter in enumerate(self._model.parameters()):
+            if f"momentum.{index}" in state.tensors:
+                buffer = torch.empty_like(parameter).copy_(state.tensors[f"momentum.{index}"])
+                self._optimizer.state[parameter]["momentum_buffer"] = buffer
+        self._order = state.tensors["order"]
+        self._generator.set_state(state.tensors["generator"])
+        self.epoch, self._batch = int(state.numbers["epoch"]), int(state.numbers["batch"])
+        self.best.resume(state)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch expects a step of the optimiser before each of the schedule
+            for _ in range(self.epoch * self._steps_per_epoch + self._batch):
+                self._schedule.step()
+
+
+def _within(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 class _Best:
@@ -118,86 +165,34 @@ class _Best:
 
     def __init__(self, model: nn.Module, held_out: Samples | None) -> None:
         self._held_out = held_out
-        self._epochs_without = 0
+        self.epochs_without = 0
+        self._loss = math.inf
+        self._state: dict[str, Tensor] = {}
         if held_out is not None:
             self._loss = mean_loss(model, held_out)
             self._state = copy.deepcopy(model.state_dict())
 
-    def look(self, model: nn.Module) -> int:
-        """Epochs since the best one (always 0 with nothing held out)."""
+    def look(self, model: nn.Module) -> None:
+        """Compare with the best epoch so far (nothing, with nothing held out)."""
         if self._held_out is None:
-            return 0
+            return
         loss = mean_loss(model, self._held_out)
-        self._epochs_without += 1
+        self.epochs_without += 1
         if loss < self._loss:
-            self._loss, self._state, self._epochs_without = loss, copy.deepcopy(model.state_dict()), 0
-        return self._epochs_without
+            self._loss, self._state, self.epochs_without = loss, copy.deepcopy(model.state_dict()), 0
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """For a checkpoint."""
+        tensors = {f"best.{name}": tensor for name, tensor in self._state.items()}
+        return tensors, {"best_loss": self._loss, "epochs_without": self.epochs_without}
+
+    def resume(self, state: TrainingState) -> None:
+        """From a checkpoint."""
+        self._state = _within(state.tensors, "best.")
+        self._loss, self.epochs_without = state.numbers["best_loss"], int(state.numbers["epochs_without"])
 
     def restore(self, model: nn.Module) -> nn.Module:
+        """The model at its best, in eval mode."""
         if self._held_out is not None:
             model.load_state_dict(self._state)
         return model.eval()
-
-
-def _hold_out(samples: Samples, ratio: float, generator: torch.Generator) -> tuple[Samples, Samples | None]:
-    if ratio <= 0 or len(samples) < HOLD_OUT_FROM:
-        return samples, None
-    held_out, fit = stratified_halves(samples.labels, generator, ratio)
-    return (samples[fit], samples[held_out]) if len(fit) else (samples, None)
-
-
-def _batch_sizes(num_samples: int, batch_size: int) -> list[int]:
-    """Sizes of the batches of one epoch: none has a single sample (a norm cannot learn from one) unless all have."""
-    full, rest = divmod(num_samples, batch_size)
-    if full == 0:
-        return [num_samples]
-    sizes = [batch_size] * full
-    if rest >= max(2, batch_size // 2):
-        return [*sizes, rest]
-    sizes[-1] += rest
-    return sizes
-
-
-def _batches(fit: Samples, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    order = torch.randperm(len(fit), generator=generator)
-    for index in torch.split(order, _batch_sizes(len(fit), recipe.batch_size)):
-        yield augment(fit.images[index], recipe, generator), fit.labels[index]
-
-
-def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Shift each N×C×H×W image by up to ``shift_pixels`` (edges repeated) and mirror it with probability one half."""
-    num, _, height, width = images.shape
-    if recipe.flip:
-        mirrored = torch.rand(num, generator=generator) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    if recipe.shift_pixels:
-        pad = recipe.shift_pixels
-        padded = F.pad(images, (pad, pad, pad, pad), mode="replicate")
-        top, left = torch.randint(0, 2 * pad + 1, (2, num), generator=generator)
-        rows = top[:, None] + torch.arange(height)
-        columns = left[:, None] + torch.arange(width)
-        images = padded[torch.arange(num)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return images
-
-
-@torch.no_grad()
-def losses(model: nn.Module, samples: Samples) -> Tensor:
-    """Cross-entropy of each sample, float32 N, in eval mode."""
-    model.eval()
-    return F.cross_entropy(model(samples.images), samples.labels, reduction="none")
-
-
-def mean_loss(model: nn.Module, samples: Samples) -> float:
-    """Mean cross-entropy."""
-    return float(losses(model, samples).mean())
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, samples: Samples, batch_size: int = 512) -> float:
-    """Top-1, fraction of ``samples`` (over all of the network's outputs), in eval mode."""
-    model.eval()
-    correct = 0
-    for start in range(0, len(samples), batch_size):
-        part = samples[slice(start, start + batch_size)]
-        correct += int((model(part.images).argmax(dim=1) == part.labels).sum())
-    return correct / len(samples)

@@ -19,13 +19,15 @@ from torch import nn
 
 from prunefleet_edge.data import Samples, check_trainable, stratified_halves
 from prunefleet_edge.device import Vote
+from prunefleet_edge.evaluation import losses
 from prunefleet_edge.gate import CROSS_FIT_BELOW, DEFAULT_MARGIN, Verdict, compare
 from prunefleet_edge.latency import latency_ratio
 from prunefleet_edge.models import build, example_input, parse_spec
 from prunefleet_edge.pruning import keep_masks, masks_by_order, narrowest_widths, per_cost, rank_widths, slim
+from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.saliency import l1_saliency, taylor_saliency
 from prunefleet_edge.tracing import trace
-from prunefleet_edge.training import Recipe, losses, train
+from prunefleet_edge.training import train
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.documents import digest
 from prunefleet_shared.errors import InputError, LayoutError

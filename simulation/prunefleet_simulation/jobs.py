@@ -18,10 +18,12 @@ from torch import nn
 from prunefleet_edge import work
 from prunefleet_edge.data import PrivateData
 from prunefleet_edge.device import Vote
+from prunefleet_edge.evaluation import accuracy
 from prunefleet_edge.latency import latency_ratio
 from prunefleet_edge.models import ModelSpec, example_input, parse_spec
+from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.tracing import count_macs
-from prunefleet_edge.training import Recipe, accuracy, train
+from prunefleet_edge.training import train
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.errors import InputError
 from prunefleet_shared.masks import BoolArray, FloatArray

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prunefleet_edge.recipes import recipe_named
-from prunefleet_edge.training import Recipe
+from prunefleet_edge.recipes import Recipe, recipe_named
 from prunefleet_simulation.cameras import CameraRange
 from prunefleet_trainer import recipes
 

@@ -49,6 +49,10 @@ def test_anything_else_is_refused_with_what_is_there_to_choose_from(text: str) -
     ("text", "num_parameters"),
     [
         ("resnet20/3x32x32/100", 278_324),
+        # The three that the base files' README counts, or the paper (2.41 M).
+        ("alexnet/3x32x32/100", 2_495_396),
+        ("squeezenet/3x32x32/100", 778_180),
+        ("mobilenetv2/3x32x32/100", 2_412_212),
         # Stem, three blocks with their norms and shortcuts, classifier: added up by hand.
         ("resnet8/1x8x8/4", 176 + 4_672 + 14_528 + 57_728 + 260),
     ],
@@ -59,10 +63,18 @@ def test_parameter_counts(text: str, num_parameters: int) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_runs_on_its_example(architecture: str) -> None:
-    spec = ModelSpec(architecture, (2, 9, 12), 5)
+    spec = ModelSpec(architecture, (2, 32, 36), 5)
     example = example_input(spec)
-    assert example.shape == (2, 2, 9, 12)
+    assert example.shape == (2, 2, 32, 36)
     assert build(spec).eval()(example).shape == (2, 5)
+
+
+@pytest.mark.parametrize(("text", "smallest"), [("alexnet/3x28x32/10", 29), ("squeezenet/1x8x7/10", 8)])
+def test_images_that_pooling_would_reduce_to_nothing_are_refused(text: str, smallest: int) -> None:
+    with pytest.raises(ConfigError, match=f"at least {smallest}x{smallest} pixels"):
+        parse_spec(text)
+    big_enough = ModelSpec(text.partition("/")[0], (1, smallest, smallest), 10)
+    assert build(parse_spec(str(big_enough))).eval()(example_input(big_enough)).shape == (2, 10)
 
 
 def test_the_example_is_fixed_and_leaves_the_global_generator_alone() -> None:

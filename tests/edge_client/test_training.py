@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
+from prunefleet_edge.batches import HOLD_OUT_FROM, augment
 from prunefleet_edge.data import Samples
-from prunefleet_edge.training import HOLD_OUT_FROM, Recipe, accuracy, augment, losses, mean_loss, train
+from prunefleet_edge.evaluation import accuracy, losses, mean_loss
+from prunefleet_edge.recipes import Recipe
+from prunefleet_edge.training import train
 
 torch.set_num_threads(1)
 RECIPE = Recipe(epochs=3, learning_rate=0.05, batch_size=16)

@@ -17,9 +17,9 @@ from prunefleet_edge.egress import outcome_vector, vote_vector
 from prunefleet_edge.gate import Verdict
 from prunefleet_edge.models import build, example_input, parse_spec
 from prunefleet_edge.pruning import masks_by_order, per_cost, rank_widths, slim
+from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.saliency import l1_saliency
 from prunefleet_edge.tracing import count_macs, trace
-from prunefleet_edge.training import Recipe
 from prunefleet_edge.work import (
     WorkOptions,
     load_slim,

@@ -34,9 +34,9 @@ from prunefleet_edge.device import Vote
 from prunefleet_edge.egress import Egress, EgressRecord
 from prunefleet_edge.models import parse_spec
 from prunefleet_edge.pruning import masks_by_order
+from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.runner import DeviceRunner
 from prunefleet_edge.store import SqliteDeviceStore
-from prunefleet_edge.training import Recipe
 from prunefleet_shared import wire
 from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision
 from prunefleet_shared.certificates import Authority, create_authority, issue

@@ -17,7 +17,7 @@ import torch
 
 from prunefleet_coordinator.archive import read_signed
 from prunefleet_coordinator.replay import replay
-from prunefleet_edge.training import Recipe
+from prunefleet_edge.recipes import Recipe
 from prunefleet_shared.campaign import Campaign
 from prunefleet_shared.documents import read_document
 from prunefleet_shared.errors import InputError, ReplayError

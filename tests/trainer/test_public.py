@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from prunefleet_edge.data import Samples
+from prunefleet_edge.evaluation import accuracy, mean_loss
 from prunefleet_edge.models import build, example_input, parse_spec
 from prunefleet_edge.pruning import slim
+from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.tracing import trace
-from prunefleet_edge.training import Recipe, accuracy, mean_loss
 from prunefleet_edge.work import load_weights, save_weights
 from prunefleet_shared.errors import ConfigError, InputError, LayoutError
 from prunefleet_shared.masks import BoolArray

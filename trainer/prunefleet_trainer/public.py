@@ -16,7 +16,8 @@ from prunefleet_edge.data import Samples
 from prunefleet_edge.models import ModelSpec, build, example_input, parse_spec
 from prunefleet_edge.models.resnet import Normalised
 from prunefleet_edge.pruning import slim
-from prunefleet_edge.training import Recipe, train
+from prunefleet_edge.recipes import Recipe
+from prunefleet_edge.training import train
 from prunefleet_edge.work import load_weights, save_weights
 from prunefleet_shared.errors import InputError
 from prunefleet_shared.masks import BoolArray

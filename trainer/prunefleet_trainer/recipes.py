@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from prunefleet_edge.models import ModelSpec
-from prunefleet_edge.training import Recipe
+from prunefleet_edge.recipes import Recipe
 from prunefleet_trainer.recipe_name import RecipeName
 
 SMALL_PIXELS = 16
