@@ -3,7 +3,8 @@
 ``folder:PATH`` (or a bare PATH) holds ``<label>/*.png``, where a label is a class index or a name listed in
 ``PATH/classes.txt`` (one a line; the first line is class 0). ``npz:PATH`` holds ``x, y`` or ``x_train, y_train``. Any
 other ``KIND:ARGUMENT`` is looked up in the entry-point group ``prunefleet.data``: a callable ``(argument, name)`` that
-returns images (uint8, N×H×W×C) and labels.
+returns images (uint8, N×H×W×C) and labels. What is not found there is taken for ``package.module:factory``, code of
+one's own; see ``dataset_factory``.
 
 What is wrong with an image is said on this machine only, never sent.
 """
@@ -18,7 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from prunefleet_edge.data import ImageArray, LabelArray, Samples, check_images
+from prunefleet_edge.dataset_factory import read_factory
 from prunefleet_edge.image_folder import ImageFolder, open_folder
+from prunefleet_edge.local_code import names_code
 from prunefleet_edge.models import ModelSpec
 from prunefleet_edge.npz_file import read_npz
 from prunefleet_shared.errors import ConfigError, InputError
@@ -114,10 +117,11 @@ def _open(text: str, name: str) -> ImageFolder | _Arrays:
         return open_folder(Path(argument if colon else text))
     if kind == "npz":
         return _Arrays(*read_npz(Path(argument)), text)
-    return _Arrays(*_provider(kind, text)(argument, name), text)
+    provider = _provider(kind, text)
+    return _Arrays(*(provider(argument, name) if provider else read_factory(text)), text)
 
 
-def _provider(kind: str, text: str) -> Provider:
+def _provider(kind: str, text: str) -> Provider | None:
     entries = importlib.metadata.entry_points(group=SOURCE_GROUP)
     for entry in entries.select(name=kind):
         try:
@@ -126,6 +130,11 @@ def _provider(kind: str, text: str) -> Provider:
             msg = f"data source {text!r} cannot be loaded: {error}; install what it needs"
             raise ConfigError(msg) from error
         return provider
+    if names_code(text):
+        return None
     known = ", ".join(sorted({"folder", "npz", *entries.names}))
-    msg = f"data source {text!r} is unknown; expected KIND:ARGUMENT with one of {known}, or the path of a folder"
+    msg = (
+        f"data source {text!r} is unknown; expected KIND:ARGUMENT with one of {known}, package.module:factory, "
+        "or the path of a folder"
+    )
     raise ConfigError(msg)
