@@ -33,13 +33,15 @@ import torch
 import typer
 from cifar100 import SUBSETS, load_base, load_cifar100, spec_of
 from result_file import RESULTS, ResultFile, Row, cache_folder
+from seed_a_plot import plot
 from torch import nn
 
 from prunefleet_edge.checkpoint import Checkpoint
 from prunefleet_edge.data import Samples
 from prunefleet_edge.evaluation import accuracy
 from prunefleet_edge.models import example_input
-from prunefleet_edge.pruning import keep_masks, per_cost, rank_widths, slim
+from prunefleet_edge.pruning import slim
+from prunefleet_edge.ranking import keep_masks, per_cost, rank_widths
 from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.saliency import l1_saliency, taylor_saliency
 from prunefleet_edge.tracing import Trace, cost_table, trace
@@ -315,7 +317,7 @@ def _split(text: str) -> list[str]:
     return [part for part in text.split(",") if part]
 
 
-def main(
+def main(  # noqa: PLR0913, PLR0917 - one argument per option
     nets: Annotated[str, typer.Option(help=f"of {', '.join(RATES)}")] = "resnet20,alexnet",
     subsets: Annotated[str, typer.Option(help=f"of {', '.join(SUBSETS)}")] = "aquatic,indoor",
     levels: Annotated[str, typer.Option(help="per cent of the parameters removed")] = "50,80,90,95",
@@ -324,6 +326,7 @@ def main(
     epochs_scale: Annotated[float, typer.Option(min=0.01, help="of the paper's 30 epochs")] = 1.0,
     workers: Annotated[int, typer.Option(min=1, help="processes, one torch thread each")] = 2,
     out: Annotated[Path, typer.Option(help="the result file")] = RESULTS / "seed_a.json",
+    plot_to: Annotated[Path | None, typer.Option("--plot", help="write the figure to this SVG")] = None,
 ) -> None:
     """Run what is not in the result file yet."""
     command = (
@@ -346,6 +349,8 @@ def main(
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         for group in plan:
             _run_group(pool, group, all_subsets, results)
+    if plot_to:
+        plot(results.rows, plot_to)
     typer.echo(json.dumps(summarise(results.rows), indent=2))
 
 

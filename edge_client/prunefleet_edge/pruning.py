@@ -1,108 +1,69 @@
-"""From scores to widths, from masks to a physically smaller network.
+"""From masks to a physically smaller network, and back into the dense one.
 
-``rank_widths`` is what one device (or the agnostic baseline) would do alone; a fleet's widths come from the
-coordinator. ``slim`` removes channels for good and is checked against simply masking them.
+``slim`` removes channels for good; ``widened`` puts what a slim network has learnt into a dense one, so that pruning
+in steps always starts from the dense network's wiring.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from prunefleet_edge.saliency import masked
-from prunefleet_edge.tracing import Trace, dependency_graph, read_groups
-from prunefleet_shared.errors import ConfigError, LayoutError
-from prunefleet_shared.layout import CostTable, Layout, width_options
-from prunefleet_shared.masks import BoolArray, FloatArray, descending_order, keep_mask
-
-MAX_DIFFERENCE = 1e-5
-"""Largest absolute difference allowed between the masked and the slim network's logits."""
+from prunefleet_edge.tracing import Member, Trace, TracedGroup, dependency_graph, read_groups
+from prunefleet_shared.errors import LayoutError
+from prunefleet_shared.masks import BoolArray
 
 
-def rank_widths(layout: Layout, table: CostTable, scores_C: npt.ArrayLike, budget: int) -> tuple[int, ...]:
-    """Widths left when the globally least salient channels go, one by one, until the cost fits ``budget``.
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A slim network, and which channels of the dense one it has.
 
-    Every group keeps at least its smallest width option. When a coarse last step leaves room, the best of the removed
-    channels that still fit come back.
-
-    Args:
-        layout: The groups.
-        table: Cost of widths.
-        scores_C: One score per channel over all groups, comparable across groups.
-        budget: Cost to stay within, in the table's unit.
-
-    Raises:
-        ConfigError: Not even the smallest widths fit.
+    Attributes:
+        model: The network.
+        masks: For each group of the layout, True = kept.
     """
-    group_C = np.repeat(np.arange(len(layout.groups)), layout.dense_widths)
-    floors = narrowest_widths(layout)
-    widths = list(layout.dense_widths)
-    removed: list[int] = []
-    for channel in descending_order(scores_C)[::-1]:
-        if table.cost(widths) <= budget:
-            break
-        group = int(group_C[channel])
-        if widths[group] > floors[group]:
-            widths[group] -= 1
-            removed.append(group)
-    if table.cost(widths) > budget:
-        msg = f"a budget of {budget} {table.unit} cannot be met: the smallest widths cost {table.cost(widths)}"
-        raise ConfigError(msg)
-    for group in reversed(removed):
-        widths[group] += 1
-        if table.cost(widths) > budget:
-            widths[group] -= 1
-    return tuple(widths)
+
+    model: nn.Module
+    masks: tuple[BoolArray, ...]
 
 
-def narrowest_widths(layout: Layout) -> tuple[int, ...]:
-    """The least that a device's own ranking leaves of each group: its smallest width option."""
-    return tuple(width_options(num_channels)[0] for num_channels in layout.dense_widths)
-
-
-def per_cost(layout: Layout, table: CostTable, scores_C: npt.ArrayLike) -> FloatArray:
-    """Scores divided by what removing one channel of their group saves in the dense network.
-
-    A channel that costs twice as much must matter twice as much to stay. Measured on the digits preset at 20 % of the
-    MACs (validation seeds 101 and 102): fleet 94.5 % with, 92.6 % without; own choice 92.9 % with, 85.3 % without.
-    """
-    dense = layout.dense_widths
-    fewer = ([w - (i == group) for i, w in enumerate(dense)] for group in range(len(dense)))
-    saved = np.array([max(1, table.cost(dense) - table.cost(widths)) for widths in fewer], dtype=np.float64)
-    return np.asarray(scores_C, dtype=np.float64) / np.repeat(saved, dense)
-
-
-def keep_masks(layout: Layout, scores_C: npt.ArrayLike, widths: Sequence[int]) -> list[BoolArray]:
-    """For each group, a mask of its ``widths[g]`` best channels by ``scores_C``."""
-    scores = np.asarray(scores_C, dtype=np.float64)
-    parts = zip(layout.slices(), widths, strict=True)
-    return [keep_mask(descending_order(scores[part]), width) for part, width in parts]
-
-
-def masks_by_order(order: Sequence[Sequence[int]], widths: Sequence[int]) -> list[BoolArray]:
-    """For each group, a mask of the first ``widths[g]`` channels of ``order[g]``."""
-    return [keep_mask(group_order, width) for group_order, width in zip(order, widths, strict=True)]
-
-
-def slim(model: nn.Module, example: Tensor, masks: Sequence[BoolArray]) -> nn.Module:
+def slim(model: nn.Module, example: Tensor, masks: Sequence[BoolArray], traced: Trace | None = None) -> nn.Module:
     """A copy of ``model`` without the channels that are False in ``masks``.
 
     Args:
         model: Dense model; untouched.
         example: Input to trace with.
-        masks: One boolean array per group of ``trace(model, example)``, True = kept, at least one True each.
+        masks: One boolean array per group, True = kept, at least one True each.
+        traced: Whose groups the masks are for, where some of those that ``trace(model, example)`` finds are left out.
 
     Raises:
         LayoutError: The masks do not fit the model's groups.
     """
     small = copy.deepcopy(model)
     graph = dependency_graph(small, example)
-    traced = read_groups(graph, small)
+    remove_channels(small, graph, masks, traced or read_groups(graph, small))
+    small.zero_grad(set_to_none=True)
+    return small
+
+
+def remove_channels(small: nn.Module, graph: Any, masks: Sequence[BoolArray], traced: Trace) -> None:
+    """Remove the channels that are False in ``masks`` from ``small`` itself.
+
+    Args:
+        small: Changed in place.
+        graph: ``dependency_graph(small, example)``; stays good for another call that removes from other groups.
+        masks: One boolean array per group of ``traced``; all True for a group that is left as it is.
+        traced: The groups of ``small`` as the graph was built from it.
+
+    Raises:
+        LayoutError: The masks do not fit the groups.
+    """
     why = _why_masks_do_not_fit(traced, masks)
     if why:
         raise LayoutError(why)
@@ -112,8 +73,91 @@ def slim(model: nn.Module, example: Tensor, masks: Sequence[BoolArray]) -> nn.Mo
             root = small.get_submodule(group.root)
             prune_out = graph.get_pruner_of_module(root).prune_out_channels
             graph.get_pruning_group(root, prune_out, removed).prune(record_history=False)
-    small.zero_grad(set_to_none=True)
-    return small
+
+
+def dense_positions(
+    model: nn.Module, example: Tensor, masks: Sequence[BoolArray], traced: Trace | None = None
+) -> dict[str, Tensor]:
+    """Where the numbers of a slim network lie in the dense one.
+
+    For every entry of ``slim(model, example, masks, traced).state_dict()``, its shape filled with indices into the
+    flattened dense entry, int64. Found by slimming a copy whose weights are their own indices.
+
+    Raises:
+        LayoutError: The masks do not fit the model's groups.
+    """
+    numbered = copy.deepcopy(model)
+    graph = dependency_graph(numbered, example)
+    own = traced or read_groups(graph, numbered)
+    for tensor in (*numbered.parameters(), *numbered.buffers()):
+        # float64 counts exactly to 2**53; integers cannot be parameters that take a gradient.
+        tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).reshape(tensor.shape)
+    remove_channels(numbered, graph, masks, own)
+    return {name: tensor.detach().long() for name, tensor in numbered.state_dict().items()}
+
+
+def widened(
+    dense: nn.Module, small: nn.Module, example: Tensor, masks: Sequence[BoolArray], traced: Trace | None = None
+) -> nn.Module:
+    """A copy of ``dense`` with the weights of ``small`` where ``small`` has any; slimming it again gives ``small``.
+
+    Args:
+        dense: Untouched.
+        small: ``slim(dense, example, masks, traced)``, trained since.
+        example: Input to trace with.
+        masks: Which channels ``small`` has.
+        traced: As for :func:`slim`.
+
+    Raises:
+        LayoutError: The masks do not fit the model's groups.
+    """
+    state = {name: tensor.detach().clone() for name, tensor in dense.state_dict().items()}
+    learnt = small.state_dict()
+    for name, position in dense_positions(dense, example, masks, traced).items():
+        flat = state[name].flatten()
+        flat[position.flatten()] = learnt[name].flatten().to(flat.dtype)
+        state[name] = flat.reshape(state[name].shape)
+    wide = copy.deepcopy(dense)
+    wide.load_state_dict(state)
+    return wide
+
+
+def narrowed(traced: Trace, masks: Sequence[BoolArray]) -> Trace:
+    """The groups of the slim network, from those of the dense one.
+
+    Tracing the slim network would mostly give the same, but not always: a depthwise convolution that is left with one
+    channel looks like a plain one.
+
+    Args:
+        traced: Of the dense network.
+        masks: One boolean array per group, True = kept.
+    """
+    gone: dict[tuple[str, bool], set[int]] = {}
+    for group, mask in zip(traced.groups, masks, strict=True):
+        for is_producer, members in ((True, group.producers), (False, group.consumers)):
+            for member in members:
+                lost = {c for c, unit in zip(member.channels, member.units, strict=True) if not mask[unit]}
+                gone.setdefault((member.module_name, is_producer), set()).update(lost)
+    groups = zip(traced.groups, masks, strict=True)
+    return replace(traced, groups=tuple(_narrow_group(group, mask, gone) for group, mask in groups))
+
+
+def _narrow_group(group: TracedGroup, mask: BoolArray, gone: dict[tuple[str, bool], set[int]]) -> TracedGroup:
+    new_unit = {int(unit): index for index, unit in enumerate(np.flatnonzero(mask))}
+
+    def narrow(member: Member, is_producer: bool) -> Member:
+        lost = np.array(sorted(gone[member.module_name, is_producer]), dtype=np.int64)
+        kept = [(c, unit) for c, unit in zip(member.channels, member.units, strict=True) if mask[unit]]
+        channels = tuple(c - int(np.searchsorted(lost, c)) for c, _ in kept)
+        return Member(member.module_name, channels, tuple(new_unit[unit] for _, unit in kept))
+
+    return replace(
+        group,
+        num_units=len(new_unit),
+        root_units=tuple(new_unit[unit] for unit in group.root_units if mask[unit]),
+        producers=tuple(narrow(member, True) for member in group.producers),
+        consumers=tuple(narrow(member, False) for member in group.consumers),
+    )
 
 
 def _why_masks_do_not_fit(traced: Trace, masks: Sequence[BoolArray]) -> str | None:
@@ -122,36 +166,3 @@ def _why_masks_do_not_fit(traced: Trace, masks: Sequence[BoolArray]) -> str | No
         return f"masks of sizes {[len(mask) for mask in masks]} do not fit groups of sizes {sizes}"
     empty = [group.name for group, mask in zip(traced.groups, masks, strict=True) if not mask.any()]
     return f"nothing would be left of {', '.join(empty)}" if empty else None
-
-
-def check_slimming(model: nn.Module, example: Tensor, traced: Trace, seed: int = 0) -> float:
-    """Largest absolute difference between masking and removing half the channels of every group, in eval mode.
-
-    Raises:
-        LayoutError: It exceeds :data:`MAX_DIFFERENCE`: the network cannot be pruned safely.
-    """
-    rng = np.random.default_rng(seed)
-    masks = [_random_half(rng, group.num_units) for group in traced.groups]
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), masked(model, traced, masks) as masked_model:
-            expected = masked_model(example)
-        with torch.no_grad():
-            difference = float((slim(model, example, masks).eval()(example) - expected).abs().max())
-    except (RuntimeError, IndexError) as error:  # torch-pruning lost its way (a flattened concatenation, a reshape)
-        msg = f"{type(model).__name__}: it does not run without some of its channels: {error}"
-        raise LayoutError(msg) from error
-    finally:
-        model.train(was_training)
-    if not difference <= MAX_DIFFERENCE:
-        msg = (
-            f"{type(model).__name__}: removing channels changes the output by {difference:.2e} against masking them "
-            f"(at most {MAX_DIFFERENCE:.0e}); an activation that does not map zero to zero is the usual reason"
-        )
-        raise LayoutError(msg)
-    return difference
-
-
-def _random_half(rng: np.random.Generator, num_channels: int) -> BoolArray:
-    return keep_mask(rng.permutation(num_channels), max(1, num_channels // 2))

@@ -47,22 +47,49 @@ def train(
         seed: Of order, augmentation and the held-out choice.
         on_epoch: Called with the number of epochs done.
         objective: What to minimise; cross-entropy with the recipe's label smoothing unless given.
-        checkpoint: Where to go on from, and to save to; None keeps nothing. It is cleared at the end.
+        checkpoint: Where to go on from, and to save to; None keeps nothing. At the end it is cleared, or keeps the
+            trained network, which a later call then returns at once.
         on_step: Called after every step.
     """
+    state = checkpoint.load() if checkpoint else None
+    if state and state.is_finished:
+        _set_format(model, recipe)
+        model.load_state_dict(state.tensors)
+        return model.eval()
     generator = torch.Generator().manual_seed(seed)
     fit, held_out = hold_out(samples, recipe.held_out_ratio, generator)
     run = _Run(model, fit, recipe, generator, _Best(model, held_out), objective or CrossEntropy(recipe.label_smoothing))
-    state = checkpoint.load() if checkpoint else None
-    if state:
-        run.restore(state)
-    while run.epoch < run.epochs and run.best.epochs_without < recipe.patience:
-        run.one_epoch(checkpoint, on_step)
-        if on_epoch:
-            on_epoch(run.epoch)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # dropout draws from torch's own generator
+        if state:
+            run.restore(state)
+        while run.epoch < run.epochs and run.best.epochs_without < recipe.patience:
+            run.one_epoch(checkpoint, on_step)
+            if on_epoch:
+                on_epoch(run.epoch)
+    run.best.restore(model)
     if checkpoint:
-        checkpoint.clear()
-    return run.best.restore(model)
+        checkpoint.finish(model.state_dict())
+    return model
+
+
+def num_steps(samples: Samples, recipe: Recipe) -> int:
+    """Steps that :func:`train` makes of ``samples``, at most."""
+    # The labels stand for the images, which need not be copied to be counted.
+    counted = Samples(samples.labels, samples.labels)
+    fit, _ = hold_out(counted, recipe.held_out_ratio, torch.Generator().manual_seed(0))
+    steps_per_epoch = len(batch_sizes(len(fit), recipe.batch_size))
+    return num_epochs(recipe, steps_per_epoch) * steps_per_epoch
+
+
+def num_epochs(recipe: Recipe, steps_per_epoch: int) -> int:
+    """Epochs that make the recipe's least number of steps."""
+    return max(recipe.epochs, math.ceil(recipe.min_steps / steps_per_epoch))
+
+
+def _set_format(model: nn.Module, recipe: Recipe) -> None:
+    if recipe.is_channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a keyword torch does not type
 
 
 class _Run:
@@ -77,8 +104,7 @@ class _Run:
         best: _Best,
         objective: Objective,
     ) -> None:
-        if recipe.is_channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a keyword torch does not type
+        _set_format(model, recipe)
         self._model, self._fit, self._recipe = model, fit, recipe
         self._generator, self.best, self._objective = generator, best, objective
         self.epoch = self._batch = 0
@@ -92,7 +118,7 @@ class _Run:
             fused=True,  # one kernel for all parameters: small networks spend their time in calls
         )
         self._steps_per_epoch = len(batch_sizes(len(fit), recipe.batch_size))
-        self.epochs = max(recipe.epochs, math.ceil(recipe.min_steps / self._steps_per_epoch))
+        self.epochs = num_epochs(recipe, self._steps_per_epoch)
         self._schedule = self._new_schedule()
 
     def _new_schedule(self) -> torch.optim.lr_scheduler.LRScheduler:
@@ -135,7 +161,7 @@ class _Run:
             momentum = self._optimizer.state[parameter].get("momentum_buffer")
             if momentum is not None:
                 tensors[f"momentum.{index}"] = momentum
-        tensors |= {"order": self._order, "generator": self._generator.get_state()}
+        tensors |= {"order": self._order, "generator": self._generator.get_state(), "dropout": torch.get_rng_state()}
         best_tensors, best_numbers = self.best.state()
         return TrainingState(tensors | best_tensors, {"epoch": self.epoch, "batch": self._batch} | best_numbers)
 
@@ -148,6 +174,7 @@ class _Run:
                 self._optimizer.state[parameter]["momentum_buffer"] = buffer
         self._order = state.tensors["order"]
         self._generator.set_state(state.tensors["generator"])
+        torch.set_rng_state(state.tensors["dropout"])
         self.epoch, self._batch = int(state.numbers["epoch"]), int(state.numbers["batch"])
         self.best.resume(state)
         with warnings.catch_warnings():

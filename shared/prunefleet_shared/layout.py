@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from prunefleet_shared.documents import canonical_bytes
 from prunefleet_shared.errors import LayoutError
@@ -66,6 +67,17 @@ class Layout:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over names and sizes in order."""
         return hashlib.sha256(canonical_bytes(self)).hexdigest()
+
+
+class WidthCost(Protocol):
+    """What any choice of widths costs; :class:`CostTable` exactly, a device's measured profile by prediction."""
+
+    @property
+    def unit(self) -> str:
+        """What is counted: ``"macs"``, ``"parameters"``, ``"training_bytes"``, ``"ns"``."""
+
+    def cost(self, widths: Sequence[int]) -> int:
+        """Cost in ``unit`` of a network whose group ``i`` has ``widths[i]`` channels."""
 
 
 @dataclass(frozen=True, slots=True)

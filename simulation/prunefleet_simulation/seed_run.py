@@ -23,7 +23,7 @@ from prunefleet_coordinator.runner import CoordinatorRunner
 from prunefleet_coordinator.store import SqlStore
 from prunefleet_coordinator.watch import Fact
 from prunefleet_edge.egress import Egress
-from prunefleet_edge.pruning import masks_by_order
+from prunefleet_edge.ranking import masks_by_order
 from prunefleet_edge.runner import DeviceRunner
 from prunefleet_edge.store import SqliteDeviceStore
 from prunefleet_edge.work import WorkOptions

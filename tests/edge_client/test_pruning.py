@@ -1,4 +1,4 @@
-"""From scores to widths and masks, and from masks to a smaller network."""
+"""From masks to a smaller network, and back into the dense one."""
 
 from __future__ import annotations
 
@@ -7,150 +7,26 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from tied_nets import NETS, Tied, data, made, traced
+from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
+from prunefleet_edge.gating import masked
 from prunefleet_edge.models import build, example_input, parse_spec
-from prunefleet_edge.pruning import check_slimming, keep_masks, masks_by_order, per_cost, rank_widths, slim
-from prunefleet_edge.saliency import masked
-from prunefleet_edge.tracing import trace
-from prunefleet_shared.errors import ConfigError, LayoutError
-from prunefleet_shared.layout import ChannelGroup, CostTable, CostTerm, Layout, width_options
+from prunefleet_edge.pruning import dense_positions, narrowed, slim, widened
+from prunefleet_edge.ranking import keep_masks
+from prunefleet_edge.saliency import (
+    activation_saliency,
+    fpgm_saliency,
+    l1_saliency,
+    norm_scale_saliency,
+    taylor_saliency,
+)
+from prunefleet_edge.tracing import Trace, trace
+from prunefleet_shared.errors import LayoutError
 
 torch.set_num_threads(1)
-LAYOUT = Layout((ChannelGroup("a", 8), ChannelGroup("b", 16), ChannelGroup("c", 3)))
-TABLE = CostTable(
-    "macs", (CostTerm(27, (0,)), CostTerm(9, (0, 1)), CostTerm(4, (1, 2)), CostTerm(10, (2,)), CostTerm(5))
-)
-DENSE, FLOORS = LAYOUT.dense_widths, tuple(width_options(n)[0] for n in LAYOUT.dense_widths)
 SPEC = parse_spec("resnet8/1x8x8/4")
-
-
-def random_scores(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).exponential(size=LAYOUT.num_channels)
-
-
-# --- widths ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_widths_meet_any_budget_that_can_be_met_and_keep_the_floors(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    budget = int(rng.integers(TABLE.cost(FLOORS), TABLE.cost(DENSE) + 1))
-    widths = rank_widths(LAYOUT, TABLE, random_scores(seed), budget)
-    assert TABLE.cost(widths) <= budget
-    assert all(floor <= w <= dense for floor, w, dense in zip(FLOORS, widths, DENSE, strict=True))
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_nothing_that_was_removed_would_still_fit(seed: int) -> None:
-    budget = int(np.random.default_rng(seed).integers(TABLE.cost(FLOORS), TABLE.cost(DENSE)))
-    widths = rank_widths(LAYOUT, TABLE, random_scores(seed), budget)
-    for group, (width, dense) in enumerate(zip(widths, DENSE, strict=True)):
-        if width < dense:
-            one_more = [w + (i == group) for i, w in enumerate(widths)]
-            assert TABLE.cost(one_more) > budget
-
-
-def test_a_budget_for_everything_removes_nothing() -> None:
-    assert rank_widths(LAYOUT, TABLE, random_scores(0), TABLE.cost(DENSE)) == DENSE
-
-
-def test_the_smallest_budget_leaves_the_floors() -> None:
-    assert rank_widths(LAYOUT, TABLE, random_scores(0), TABLE.cost(FLOORS)) == FLOORS
-
-
-@pytest.mark.parametrize("budget", [0, TABLE.cost(FLOORS) - 1])
-def test_a_budget_below_the_floors_is_refused_with_what_they_cost(budget: int) -> None:
-    words = f"a budget of {budget} macs cannot be met: the smallest widths cost {TABLE.cost(FLOORS)}"
-    with pytest.raises(ConfigError, match=words):
-        rank_widths(LAYOUT, TABLE, random_scores(0), budget)
-
-
-def test_the_least_salient_channels_of_all_groups_go_first() -> None:
-    layout = Layout((ChannelGroup("a", 4), ChannelGroup("b", 4)))
-    table = CostTable("macs", (CostTerm(1, (0,)), CostTerm(1, (1,))))
-    scores = [0.9, 0.8, 0.7, 0.1, 0.6, 0.5, 0.2, 0.3]
-    assert [rank_widths(layout, table, scores, budget) for budget in (8, 7, 6, 5, 4)] == [
-        (4, 4),
-        (3, 4),
-        (3, 3),
-        (3, 2),
-        (3, 1),  # 0.5 goes, and 0.6 stays: it is the floor of its group
-    ]
-    assert rank_widths(layout, table, scores, 2) == (1, 1)
-
-
-def test_a_coarse_last_step_gives_back_what_fits_best_first() -> None:
-    layout = Layout((ChannelGroup("cheap", 8), ChannelGroup("dear", 2)))
-    table = CostTable("macs", (CostTerm(1, (0,)), CostTerm(10, (1,))))
-    scores = [0.9, 0.8, 0.1, 0.11, 0.12, 0.13, 0.14, 0.15, 0.7, 0.2]
-    # Six cheap ones (0.1..0.15) go, 20 + 2 > 17, then a dear one (0.2): 12. Five of the six fit again.
-    assert rank_widths(layout, table, scores, 17) == (7, 1)
-
-
-def test_of_two_that_would_fit_again_the_better_one_comes_back() -> None:
-    layout = Layout((ChannelGroup("a", 4), ChannelGroup("b", 4), ChannelGroup("dear", 2)))
-    table = CostTable("macs", (CostTerm(2, (0,)), CostTerm(2, (1,)), CostTerm(10, (2,))))
-    scores = [0.9, 0.8, 0.7, 0.2, 0.9, 0.8, 0.7, 0.1, 0.95, 0.3]
-    # 0.1, 0.2 and 0.3 go: 36, 34, 32, 22. There is room for 2 more, and 0.2 is better than 0.1.
-    assert rank_widths(layout, table, scores, 24) == (4, 3, 1)
-
-
-def test_widths_do_not_depend_on_the_scale_of_the_scores() -> None:
-    scores, budget = random_scores(4), TABLE.cost(DENSE) // 2
-    assert rank_widths(LAYOUT, TABLE, scores, budget) == rank_widths(LAYOUT, TABLE, scores * 1e-9, budget)
-
-
-def test_equal_scores_are_settled_the_same_way_every_time() -> None:
-    budget = TABLE.cost(DENSE) // 2
-    flat = [1.0] * LAYOUT.num_channels
-    widths = rank_widths(LAYOUT, TABLE, flat, budget)
-    assert TABLE.cost(widths) <= budget
-    assert widths[0] == 8, "the last channels go first"
-    assert rank_widths(LAYOUT, TABLE, np.float32(flat), budget) == widths
-
-
-# --- scores per cost -------------------------------------------------------------------------------------------------
-
-
-def test_scores_per_cost_divide_by_what_a_channel_saves() -> None:
-    scores = random_scores(1)
-    found = per_cost(LAYOUT, TABLE, scores)
-    saved = [27 + 9 * 16, 9 * 8 + 4 * 3, 4 * 16 + 10]
-    expected = [score / saved[0 if i < 8 else 1 if i < 24 else 2] for i, score in enumerate(scores)]
-    np.testing.assert_allclose(found, expected)
-
-
-def test_a_group_that_costs_nothing_keeps_its_scores() -> None:
-    table = CostTable("macs", (CostTerm(27, (0,)), CostTerm(3)))
-    scores = random_scores(1)
-    np.testing.assert_allclose(per_cost(LAYOUT, table, scores)[8:], scores[8:])
-
-
-# --- masks -----------------------------------------------------------------------------------------------------------
-
-
-def test_masks_keep_the_best_of_each_group() -> None:
-    scores = random_scores(2)
-    masks = keep_masks(LAYOUT, scores, (3, 16, 1))
-    assert [int(mask.sum()) for mask in masks] == [3, 16, 1]
-    for part, mask in zip(LAYOUT.slices(), masks, strict=True):
-        kept, gone = scores[part][mask], scores[part][~mask]
-        assert gone.size == 0 or kept.min() >= gone.max()
-
-
-def test_masks_by_order_keep_the_first() -> None:
-    masks = masks_by_order([[2, 0, 1], [1, 0]], [2, 1])
-    assert [mask.tolist() for mask in masks] == [[True, False, True], [False, True]]
-
-
-@pytest.mark.parametrize("widths", [(3, 16), (3, 16, 1, 1)])
-def test_masks_need_one_width_per_group(widths: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="zip"):
-        keep_masks(LAYOUT, random_scores(0), widths)
-    with pytest.raises(ValueError, match="zip"):
-        masks_by_order([range(8), range(16), range(3)], widths)
 
 
 # --- slimming --------------------------------------------------------------------------------------------------------
@@ -234,54 +110,162 @@ def test_masks_that_do_not_fit_are_refused() -> None:
         slim(model, example, [np.zeros(16, dtype=bool), np.zeros(16, dtype=bool), *masks[2:]])
 
 
-# --- the check -------------------------------------------------------------------------------------------------------
+def test_groups_that_are_left_out_stay_whole() -> None:
+    model, example = a_model().eval(), example_input(SPEC)
+    found = trace(model, example)
+    some = Trace(found.groups[1:3], found.frozen)
+    masks = random_masks(model)[1:3]
+    small = slim(model, example, masks, some)
+    widths = list(found.layout.dense_widths)
+    widths[1:3] = [int(mask.sum()) for mask in masks]
+    assert trace(small, example).layout.dense_widths == tuple(widths)
+    with torch.no_grad(), masked(model, some, masks):
+        expected = model(example)
+    torch.testing.assert_close(small(example), expected, atol=1e-5, rtol=0)
+    with pytest.raises(LayoutError, match="do not fit"):
+        slim(model, example, masks)
 
 
-class Between(nn.Module):
-    """Two convolutions with something between them."""
+# --- and back --------------------------------------------------------------------------------------------------------
 
-    def __init__(self, between: nn.Module) -> None:
-        super().__init__()
-        self.a, self.between, self.b = nn.Conv2d(1, 6, 3), between, nn.Conv2d(6, 5, 3)
-        self.fc = nn.Linear(5, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(F.relu(self.b(self.between(self.a(x)))).mean(dim=(2, 3)))
+SMALL_EXAMPLE = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+every_net = pytest.mark.parametrize("make", NETS)
+every_seed = pytest.mark.parametrize("seed", range(3))
 
 
-@pytest.mark.parametrize("is_training", [True, False])
-def test_a_network_that_can_be_slimmed_passes_and_stays_as_it_was(is_training: bool) -> None:
-    model = Between(nn.SiLU()).train(is_training)
-    example = example_input(SPEC)
-    assert 0 <= check_slimming(model, example, trace(model, example)) <= 1e-5
-    assert all(module.training is is_training for module in model.modules())
-    assert not any(module._forward_hooks for module in model.modules())
+def some_masks(found: Trace, seed: int, within: list[np.ndarray] | None = None) -> list[np.ndarray]:
+    """At least one channel of each group, a random choice of those in ``within``."""
+    rng = np.random.default_rng(seed)
+    masks = []
+    for index, group in enumerate(found.groups):
+        left = np.flatnonzero(within[index]) if within else np.arange(group.num_units)
+        mask = np.zeros(group.num_units, dtype=np.bool_)
+        mask[rng.permutation(left)[: int(rng.integers(1, len(left) + 1))]] = True
+        masks.append(mask)
+    return masks
 
 
-class NotANumber(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x / 0 - x / 0
+def moved(model: nn.Module) -> nn.Module:
+    """As if trained: every number is another one."""
+    with torch.no_grad():
+        for number, tensor in enumerate(model.state_dict().values()):
+            tensor.add_(number + 1)
+    return model
 
 
-@pytest.mark.parametrize("between", [nn.Sigmoid(), nn.Softplus(), NotANumber()])
-def test_a_network_that_cannot_be_slimmed_is_refused(between: nn.Module) -> None:
-    model = Between(between).train()
-    example = example_input(SPEC)
-    with pytest.raises(LayoutError, match=r"Between: removing channels changes the output.*zero to zero"):
-        check_slimming(model, example, trace(model, example))
-    assert model.training
-    assert not any(module._forward_hooks for module in model.modules())
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
-class Fold(nn.Module):
-    """Counts on six channels in the middle of the network."""
+@every_net
+@every_seed
+def test_positions_say_where_each_number_was(make, seed: int) -> None:
+    model = made(make)
+    masks = some_masks(traced(model), seed)
+    small = slim(model, SMALL_EXAMPLE, masks)
+    positions = dense_positions(model, SMALL_EXAMPLE, masks)
+    dense = model.state_dict()
+    assert list(positions) == list(small.state_dict())
+    for name, tensor in small.state_dict().items():
+        assert positions[name].dtype == torch.int64
+        assert positions[name].shape == tensor.shape
+        assert torch.equal(dense[name].flatten()[positions[name].flatten()].reshape(tensor.shape), tensor)
+        assert len(positions[name].unique()) == tensor.numel()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), 2, 3, *x.shape[2:]).transpose(1, 2).reshape(len(x), 6, *x.shape[2:])
+
+@every_net
+@every_seed
+def test_a_widened_network_has_what_the_slim_one_learnt_and_the_rest_as_before(make, seed: int) -> None:
+    model = made(make)
+    masks = some_masks(traced(model), seed)
+    before = copy.deepcopy(model.state_dict())
+    small = moved(slim(model, SMALL_EXAMPLE, masks))
+    wide = widened(model, small, SMALL_EXAMPLE, masks)
+    assert same(slim(wide, SMALL_EXAMPLE, masks), small)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    for name, tensor in wide.state_dict().items():
+        num_moved = int((tensor != before[name]).sum())
+        assert num_moved == small.state_dict()[name].numel(), f"{name}: the rest stays"
+    assert wide.training is model.training
 
 
-def test_a_network_that_does_not_run_without_some_channels_is_refused() -> None:
-    model = Between(Fold())
-    example = example_input(SPEC)
-    with pytest.raises(LayoutError, match="Between: it does not run without some of its channels"):
-        check_slimming(model, example, trace(model, example))
+@every_net
+@every_seed
+def test_pruning_further_through_the_dense_wiring_is_pruning_the_slim_network(make, seed: int) -> None:
+    model = made(make)
+    found = traced(model)
+    first = some_masks(found, seed)
+    second = some_masks(found, seed + 100, first)
+    small = moved(slim(model, SMALL_EXAMPLE, first)).eval()
+    smaller = slim(widened(model, small, SMALL_EXAMPLE, first), SMALL_EXAMPLE, second)
+    relative = [mask[before] for mask, before in zip(second, first, strict=True)]
+    with torch.no_grad(), masked(small, narrowed(found, first), relative):
+        expected = small(SMALL_EXAMPLE)
+    torch.testing.assert_close(smaller.eval()(SMALL_EXAMPLE), expected, atol=1e-4, rtol=1e-4)
+
+
+@every_net
+@every_seed
+def test_the_groups_of_a_slim_network_are_those_that_tracing_it_finds(make, seed: int) -> None:
+    model = made(make)
+    found = traced(model)
+    # Two of each at least: a depthwise or grouped convolution with less is taken for another kind, see below.
+    masks = [mask | (np.arange(len(mask)) < 2) for mask in some_masks(found, seed)]
+    own = narrowed(found, masks)
+    expected = traced(slim(model, SMALL_EXAMPLE, masks))
+    for ours, theirs in zip(own.groups, expected.groups, strict=True):
+        assert (ours.name, ours.num_units, ours.gates) == (theirs.name, theirs.num_units, theirs.gates)
+        assert ours.producers == theirs.producers
+        assert ours.consumers == theirs.consumers
+        assert (ours.root, ours.root_units) == (theirs.root, theirs.root_units)
+
+
+def test_a_depthwise_convolution_with_one_channel_left_is_still_one() -> None:
+    model = made(Tied)
+    found = traced(model)
+    masks = [np.arange(group.num_units) < (1 if group.name == "expand" else 9) for group in found.groups]
+    small = slim(model, SMALL_EXAMPLE, masks)
+    assert len(traced(small).groups) != len(found.groups), "tracing it would find other groups"
+    own = narrowed(found, masks)
+    assert [group.num_units for group in own.groups] == [int(mask.sum()) for mask in masks]
+    for saliency in (l1_saliency, fpgm_saliency):
+        assert len(saliency(small, own)) == own.layout.num_channels
+
+
+@every_net
+def test_a_slim_network_is_scored_as_the_masked_one(make) -> None:
+    model = made(make)
+    found = traced(model)
+    masks = some_masks(found, 2)
+    small, own = slim(model, SMALL_EXAMPLE, masks), narrowed(found, masks)
+    images, labels = data()
+    with masked(model, found, masks):
+        expected = taylor_saliency(model, found, images, labels)
+    np.testing.assert_allclose(
+        taylor_saliency(small, own, images, labels), expected[np.concatenate(masks)], rtol=1e-3, atol=1e-6
+    )
+    assert activation_saliency(small, own, images).shape == (own.layout.num_channels,)
+
+
+def test_the_norm_scales_of_a_slim_network_are_those_of_what_was_kept() -> None:
+    model, example = a_model(), example_input(SPEC)
+    found, masks = trace(model, example), random_masks(model)
+    kept = norm_scale_saliency(model, found)[np.concatenate(masks)]
+    np.testing.assert_array_equal(norm_scale_saliency(slim(model, example, masks), narrowed(found, masks)), kept)
+
+
+def test_keeping_everything_keeps_the_groups() -> None:
+    found = traced(made(Tied))
+    assert narrowed(found, [np.ones(group.num_units, dtype=np.bool_) for group in found.groups]) == found
+
+
+def test_positions_and_widening_refuse_masks_that_do_not_fit() -> None:
+    model = made(Tied)
+    small = copy.deepcopy(model)
+    for ask in (
+        lambda: dense_positions(model, SMALL_EXAMPLE, []),
+        lambda: widened(model, small, SMALL_EXAMPLE, []),
+    ):
+        with pytest.raises(LayoutError, match="do not fit"):
+            ask()

@@ -8,84 +8,28 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from tied_nets import NETS, Concatenated, Tied, channels_of_unit, data, made, small_resnet, traced
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from prunefleet_edge.models import build, parse_spec
-from prunefleet_edge.saliency import l1_saliency, masked, taylor_saliency
-from prunefleet_edge.tracing import Trace, TracedGroup, trace
+from prunefleet_edge.saliency import (
+    activation_saliency,
+    fpgm_saliency,
+    l1_saliency,
+    l2_saliency,
+    norm_scale_saliency,
+    random_saliency,
+    taylor_saliency,
+)
+from prunefleet_edge.tracing import TracedGroup
+from prunefleet_shared.errors import ConfigError
 
 torch.set_num_threads(1)
 STEP = 1e-6
 """Of central differences, in float64."""
 
 
-class Tied(nn.Module):
-    """Ties of every kind in few channels: a residual stream, a depthwise convolution and a grouped one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.stem_norm = nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
-        self.expand, self.expand_norm = nn.Conv2d(4, 6, 1, bias=False), nn.BatchNorm2d(6)
-        self.depth = nn.Conv2d(6, 6, 3, padding=1, groups=6)
-        self.project, self.project_norm = nn.Conv2d(6, 4, 1, bias=False), nn.BatchNorm2d(4)
-        self.grouped = nn.Conv2d(4, 6, 3, padding=1, groups=2)
-        self.fc = nn.Linear(6, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.stem_norm(self.stem(x)))
-        x = x + self.project_norm(self.project(F.relu(self.depth(F.relu(self.expand_norm(self.expand(x)))))))
-        return self.fc(F.relu(self.grouped(F.relu(x))).mean(dim=(2, 3)))
-
-
-class Concatenated(nn.Module):
-    """A norm over two groups, one of which also feeds the other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1)
-        self.norm, self.fc = nn.BatchNorm2d(7), nn.Linear(7, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.a(x)
-        x = torch.cat([x, self.b(F.relu(x))], dim=1)
-        return self.fc(F.relu(self.norm(x)).mean(dim=(2, 3)))
-
-
-def small_resnet() -> nn.Module:
-    return build(parse_spec("resnet8/1x6x6/3"))
-
-
-NETS = [Tied, Concatenated, small_resnet]
 all_nets = pytest.mark.parametrize("make", NETS)
-
-
-def made(make: Callable[[], nn.Module]) -> nn.Module:
-    """A net whose norms have seen data, so that nothing is trivially zero or one; in eval mode."""
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        model = make()
-        with torch.no_grad():
-            for module in model.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    for tensor in (module.weight, module.bias, module.running_mean):
-                        tensor.uniform_(-1, 1)
-                    module.running_var.uniform_(0.5, 2)
-        return model.eval()
-
-
-def data(num: int = 7) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(4)
-    return torch.rand(num, 1, 6, 6, generator=generator), torch.randint(0, 3, (num,), generator=generator)
-
-
-def traced(model: nn.Module) -> Trace:
-    return trace(model, torch.zeros(2, 1, 6, 6))
-
-
-def channels_of_unit(group: TracedGroup, layer: str, unit: int) -> list[int]:
-    member = next(member for member in group.producers if member.module_name == layer)
-    return [channel for channel, its_unit in zip(member.channels, member.units, strict=True) if its_unit == unit]
 
 
 # --- L1 --------------------------------------------------------------------------------------------------------------
@@ -223,35 +167,244 @@ def test_scoring_that_fails_leaves_no_gates_behind() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-# --- masking ---------------------------------------------------------------------------------------------------------
-
-
-def test_masking_switches_off_every_layer_tied_to_a_channel() -> None:
-    model = made(Concatenated)
-    found = traced(model)
-    masks = [np.array([True, False, True, True]), np.array([False, True, True])]
-    seen: dict[str, Tensor] = {}
-    handles = []
-    with masked(model, found, masks), torch.no_grad():
-        for name in ("a", "b", "norm"):
-            handles.append(
-                model.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
-            )
-        model(data()[0])
-    for handle in handles:
-        handle.remove()
-    silent = {name: [c for c in range(out.shape[1]) if not out[:, c].any()] for name, out in seen.items()}
-    assert silent == {"a": [1], "b": [0], "norm": [1, 4]}
-
-
-def test_masking_ends_with_its_context_even_by_an_error() -> None:
+def test_scoring_keeps_what_moves_and_what_does_not() -> None:
     model = made(Tied)
+    model.stem.weight.requires_grad_(False)
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    taylor_saliency(model, traced(model), *data())
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
+
+
+# --- the criteria that look at weights -------------------------------------------------------------------------------
+
+
+def expected_of_weights(model: nn.Module, value: Callable[[nn.Module, int], float | None]) -> list[float]:
+    """``value`` of each layer and channel, averaged over the channels of a unit, then over layers; None is left out."""
+    scores = []
+    for group in traced(model).groups:
+        for unit in range(group.num_units):
+            per_layer = []
+            for member in group.producers:
+                layer = model.get_submodule(member.module_name)
+                values = [value(layer, channel) for channel in channels_of_unit(group, member.module_name, unit)]
+                if None not in values:
+                    per_layer.append(sum(values) / len(values))
+            scores.append(sum(per_layer) / len(per_layer))
+    return scores
+
+
+@all_nets
+def test_l2_is_the_root_mean_square_of_a_filter_s_weights(make: Callable[[], nn.Module]) -> None:
+    def rms(layer: nn.Module, channel: int) -> float | None:
+        if not isinstance(layer, nn.Conv2d):
+            return None
+        weights = layer.weight[channel].flatten().tolist()
+        return (sum(w * w for w in weights) / len(weights)) ** 0.5
+
+    model = made(make)
+    scores = l2_saliency(model, traced(model))
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores, expected_of_weights(model, rms), rtol=1e-9)
+
+
+@all_nets
+def test_fpgm_is_the_mean_distance_to_the_other_filters(make: Callable[[], nn.Module]) -> None:
+    def distance(layer: nn.Module, channel: int) -> float | None:
+        if not isinstance(layer, nn.Conv2d):
+            return None
+        filters = [f.flatten().tolist() for f in layer.weight]
+        own = filters[channel]
+        apart = [sum((a - b) ** 2 for a, b in zip(own, other, strict=True)) ** 0.5 for other in filters]
+        return sum(apart) / (len(filters) - 1) / len(own) ** 0.5
+
+    model = made(make)
+    scores = fpgm_saliency(model, traced(model))
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores, expected_of_weights(model, distance), rtol=1e-9)
+
+
+def test_fpgm_drops_the_filter_that_others_can_replace_not_the_small_one() -> None:
+    model = made(Concatenated)
+    with torch.no_grad():
+        model.a.weight[:] = 0
+        model.a.weight[:, 0, 0, 0] = torch.tensor([-5.0, 0.1, 4.9, 5.0])
+    scores = fpgm_saliency(model, traced(model))[:4]
+    assert scores.argmin() == 1
+    assert scores.argmax() == 0
+    model.a.weight.data[1] = model.a.weight.data[3]
+    assert fpgm_saliency(model, traced(model))[:4].argmin() in (1, 3)
+
+
+def test_fpgm_of_a_layer_with_one_filter_is_zero_not_a_division_by_zero() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    assert fpgm_saliency(model, traced(model)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("make", [small_resnet, Concatenated])
+def test_norm_scale_is_the_mean_absolute_gamma(make: Callable[[], nn.Module]) -> None:
+    def gamma(layer: nn.Module, channel: int) -> float | None:
+        return abs(float(layer.weight.detach()[channel])) if isinstance(layer, nn.BatchNorm2d) else None
+
+    model = made(make)
+    scores = norm_scale_saliency(model, traced(model))
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores, expected_of_weights(model, gamma), rtol=1e-9)
+
+
+class Unscaled(nn.Module):
+    """A norm without a scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 5, 3)
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.b(F.relu(self.norm(self.a(x))))).mean(dim=(2, 3)))
+
+
+def test_norm_scale_names_the_groups_without_a_scaled_norm() -> None:
+    model = Unscaled()
+    with pytest.raises(ConfigError, match=r"there is none in a, b; take another criterion, such as l1, or skip"):
+        norm_scale_saliency(model, traced(model))
+    model = made(Tied)  # its last convolution has no norm
+    with pytest.raises(ConfigError, match=r"there is none in grouped; take"):
+        norm_scale_saliency(model, traced(model))
+
+
+def test_weights_of_a_norm_without_a_scale_are_no_trouble() -> None:
+    model = Unscaled()
     found = traced(model)
-    before = model(data()[0])
-    everything_off = [np.zeros(group.num_units, dtype=np.bool_) for group in found.groups]
-    with pytest.raises(RuntimeError), masked(model, found, everything_off):
-        model(torch.zeros(1, 2, 6, 6))  # two input channels where the network has one
-    with pytest.raises(ValueError, match="zip"), masked(model, found, everything_off[:1]):
-        pass
+    for saliency in (l1_saliency, l2_saliency, fpgm_saliency):
+        assert saliency(model, found).shape == (9,)
+
+
+@pytest.mark.parametrize("saliency", [l1_saliency, l2_saliency, fpgm_saliency])
+def test_weights_twice_as_large_matter_twice_as_much(saliency: Callable[..., np.ndarray]) -> None:
+    model = made(Concatenated)
+    before = saliency(model, traced(model))
+    with torch.no_grad():
+        model.a.weight *= 2
+    after = saliency(model, traced(model))
+    np.testing.assert_allclose(after[:4], 2 * before[:4], rtol=1e-6)
+    np.testing.assert_array_equal(after[4:], before[4:])
+
+
+@pytest.mark.parametrize("saliency", [l2_saliency, fpgm_saliency])
+def test_larger_filters_do_not_score_higher_for_their_size(saliency: Callable[..., np.ndarray]) -> None:
+    scores = []
+    for kernel in (1, 3, 5):
+        conv = nn.Conv2d(1, 2, kernel, padding=kernel // 2)
+        with torch.no_grad():
+            conv.weight[0], conv.weight[1] = 1.0, -1.0
+        model = nn.Sequential(conv, nn.ReLU(), nn.Conv2d(2, 2, 1), nn.Flatten(), nn.Linear(72, 3))
+        scores.append(saliency(model, traced(model))[:2].tolist())
+    np.testing.assert_allclose(scores, [scores[0]] * 3, rtol=1e-9)
+
+
+# --- activation ------------------------------------------------------------------------------------------------------
+
+
+@all_nets
+def test_activation_is_the_mean_absolute_output_at_the_gate(make: Callable[[], nn.Module]) -> None:
+    model, (images, _) = made(make), data()
+    found = traced(model)
+    expected = []
+    for group in found.groups:
+        raw = []
+        for unit in range(group.num_units):
+            per_layer = []
+            for name in group.gates:
+                channels = channels_of_unit(group, name, unit)
+                values = [v for image in images for v in output_of(model, name, image)[channels].flatten().tolist()]
+                per_layer.append(sum(abs(v) for v in values) / len(values))
+            raw.append(sum(per_layer) / len(per_layer))
+        length = sum(r * r for r in raw) ** 0.5
+        expected += [r / length for r in raw]
+    scores = activation_saliency(model, found, images)
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores, expected, rtol=1e-4)
+    for batch_size in (1, 3):
+        np.testing.assert_allclose(activation_saliency(model, found, images, batch_size), scores, rtol=1e-5)
+
+
+def output_of(model: nn.Module, layer: str, image: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda _m, _i, out: seen.append(out[0]))
+    with torch.no_grad():
+        model(image[None])
+    handle.remove()
+    return seen[0]
+
+
+class Twice(nn.Module):
+    """A residual stream that goes through the same layer twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.fc = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = x + F.relu(self.block(x))
+        return self.fc((x + F.relu(self.block(x))).mean(dim=(2, 3)))
+
+
+def test_a_layer_that_runs_twice_counts_as_one_layer() -> None:
+    model, images = made(Twice), data()[0]
+    found = traced(model)
+    assert [sorted(group.gates) for group in found.groups] == [["block", "stem"]]
+    with torch.no_grad():
+        stem = model.stem(images)
+        first = model.block(F.relu(stem))
+        second = model.block(F.relu(stem) + F.relu(first))
+    block = (first.abs().mean(dim=(0, 2, 3)) + second.abs().mean(dim=(0, 2, 3))) / 2
+    mean = (stem.abs().mean(dim=(0, 2, 3)) + block) / 2
+    np.testing.assert_allclose(activation_saliency(model, found, images), mean / mean.norm(), rtol=1e-5)
+
+
+def test_activation_of_a_flat_layer_has_no_positions() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.ReLU(), nn.Linear(4, 3))
+    images = data()[0]
+    with torch.no_grad():
+        mean = model[1](images.flatten(1)).abs().mean(dim=0)
+    expected = (mean / mean.norm()).numpy()
+    np.testing.assert_allclose(activation_saliency(model, traced(model), images), expected, rtol=1e-5)
+
+
+def test_a_group_that_is_silent_scores_zero() -> None:
+    model = made(Concatenated)
+    with torch.no_grad():
+        model.norm.weight[:4] = model.norm.bias[:4] = 0
+        model.a.weight[:] = model.a.bias[:] = 0
+    scores = activation_saliency(model, traced(model), data()[0])
+    assert np.isfinite(scores).all()
+    assert not scores[:4].any()
+    assert scores[4:].any()
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_activation_leaves_the_model_as_it_was(is_training: bool) -> None:
+    model = made(small_resnet).train(is_training)
+    found = traced(model)
+    before = copy.deepcopy(model.state_dict())
+    activation_saliency(model, found, data()[0])
+    with pytest.raises(RuntimeError):
+        activation_saliency(model, found, torch.zeros(1, 2, 6, 6))
+    assert all(module.training is is_training for module in model.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
-    assert torch.equal(model(data()[0]), before)
+
+
+# --- the control -----------------------------------------------------------------------------------------------------
+
+
+def test_random_scores_depend_on_the_seed_alone() -> None:
+    found = traced(made(Tied))
+    one, again, other = (random_saliency(found, seed) for seed in (1, 1, 2))
+    assert one.dtype == np.float64
+    assert one.shape == (found.layout.num_channels,)
+    assert (one == again).all()
+    assert (one != other).any()
+    assert one.min() >= 0
+    assert one.max() < 1

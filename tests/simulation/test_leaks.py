@@ -33,7 +33,7 @@ from prunefleet_edge.data import ImageArray, LabelArray, Samples, check_images
 from prunefleet_edge.device import Vote
 from prunefleet_edge.egress import Egress, EgressRecord
 from prunefleet_edge.models import parse_spec
-from prunefleet_edge.pruning import masks_by_order
+from prunefleet_edge.ranking import masks_by_order
 from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.runner import DeviceRunner
 from prunefleet_edge.store import SqliteDeviceStore

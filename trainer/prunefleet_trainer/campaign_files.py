@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from prunefleet_edge.models import ModelSpec, example_input
-from prunefleet_edge.pruning import check_slimming, keep_masks, narrowest_widths, rank_widths
+from prunefleet_edge.models.weights import save_weights
+from prunefleet_edge.onboarding import onboard
+from prunefleet_edge.ranking import keep_masks, narrowest_widths, rank_widths
 from prunefleet_edge.saliency import l1_saliency
-from prunefleet_edge.tracing import cost_table, trace
-from prunefleet_edge.work import save_weights
+from prunefleet_edge.tracing import cost_table
 from prunefleet_shared.campaign import Campaign, CohortPolicy, Level
 from prunefleet_shared.documents import digest
 from prunefleet_shared.errors import ConfigError
@@ -64,14 +65,13 @@ class BaseFiles:
 
 
 def describe_base(spec: ModelSpec, model: nn.Module) -> BaseFiles:
-    """Trace ``model``, check that it can be pruned safely, and write down all that others need to know of it.
+    """Trace ``model``, try out what can be pruned safely, and write down all that others need to know of it.
 
     Raises:
-        LayoutError: It cannot be traced, or masking and removing channels disagree.
+        LayoutError: It cannot be traced, or no channel group of it is safe to prune.
     """
     example = example_input(spec)
-    traced = trace(model, example)
-    check_slimming(model, example, traced)
+    traced = onboard(model, example)
     macs, parameters = (cost_table(model, example, traced, unit) for unit in ("macs", "parameters"))
     scores = l1_saliency(model, traced)
     return BaseFiles(str(spec), save_weights(model), traced.layout, macs, parameters, scores)

@@ -40,6 +40,7 @@ class RetrainOrder:
         epochs: Passes over the data, at most; 0 leaves the recipe's.
         threads: torch's.
         cache: Folder for the result, under the decision's fingerprint.
+        allowed_code: Each ``package.module:factory`` that the person at this machine lets a network be made by.
     """
 
     campaign: str
@@ -50,6 +51,7 @@ class RetrainOrder:
     epochs: int
     threads: int
     cache: str
+    allowed_code: tuple[str, ...] = ()
 
 
 def epoch_teller(what: str, num_epochs: int) -> Callable[[int], None]:
@@ -77,7 +79,7 @@ def retrain(order: RetrainOrder) -> Path:
     """
     from prunefleet_edge.data_source import load_source
     from prunefleet_edge.models import parse_spec
-    from prunefleet_edge.pruning import masks_by_order
+    from prunefleet_edge.ranking import masks_by_order
     from prunefleet_trainer.public import retrain_slim_base
     from prunefleet_trainer.recipes import public_recipes
 
@@ -91,7 +93,17 @@ def retrain(order: RetrainOrder) -> Path:
     base = _read_base(Path(order.base))
     tell = epoch_teller(f"retraining level {decision.level + 1} on {len(public)} public images", recipe.epochs)
     seed = int(decision.fingerprint[:8], 16)  # the same decision and data give the same slim base
-    model = retrain_slim_base(campaign.model, base, masks, public, recipe, seed, on_epoch=tell)
+    model = retrain_slim_base(
+        campaign.model,
+        base,
+        masks,
+        public,
+        recipe,
+        seed,
+        on_epoch=tell,
+        layout=campaign.layout,
+        allowed_code=order.allowed_code,
+    )
     return ModelFolder(Path(order.cache)).save(decision.fingerprint, model)
 
 
