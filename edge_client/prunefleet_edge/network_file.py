@@ -16,10 +16,12 @@ import numpy as np
 
 from prunefleet_shared.document_file import write_whole
 from prunefleet_shared.documents import canonical_bytes, read_document
-from prunefleet_shared.errors import InputError, RemoteProtocolError
+from prunefleet_shared.errors import InputError, LayoutError, RemoteProtocolError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from prunefleet_edge.models import ModelSpec
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 _KEY = "prunefleet"
@@ -39,6 +41,7 @@ class KeptInfo:
         cost: Its cost in the campaign's unit.
         dense_cost: The dense network's.
         unit: ``macs`` or ``parameters``.
+        group_names: Names of the groups of ``kept``; empty for all that the dense network's trace finds.
     """
 
     model: str
@@ -50,6 +53,7 @@ class KeptInfo:
     cost: int
     dense_cost: int
     unit: str
+    group_names: tuple[str, ...] = ()
 
     @property
     def cost_permille(self) -> int:
@@ -89,28 +93,52 @@ def read_kept_info(path: Path) -> KeptInfo:
         raise InputError(msg) from None
 
 
-def load_kept(path: Path) -> nn.Module:
+def load_kept(path: Path, dense: nn.Module | None = None) -> nn.Module:
     """The network in the file, in eval mode: float32 images in [0, 1], N×C×H×W, to logits.
 
+    Args:
+        path: The file.
+        dense: The dense network, as its factory makes it, when the file names code (``package.module:factory``): a
+            file never makes a machine run code. Its weights do not matter; it is left as it is.
+
     Raises:
-        InputError: There is no such file, or it is no kept network.
+        ConfigError: The file names code and ``dense`` is not given, or a collection that is not installed (the
+            caller's to mend).
+        InputError: There is no such file, it is no kept network, or ``dense`` is another network.
         LayoutError: Its header contradicts the network it names.
     """
-    from prunefleet_edge.models import build, example_input, parse_spec
+    from prunefleet_edge.models import example_input, parse_spec
+    from prunefleet_edge.models.weights import load_weights
     from prunefleet_edge.pruning import slim
     from prunefleet_edge.tracing import trace
-    from prunefleet_edge.work import load_weights
 
     info = read_kept_info(path)
     spec = parse_spec(info.model)
-    dense, example = build(spec), example_input(spec)
-    widths = trace(dense, example).layout.dense_widths
+    whole, example = _dense(spec, dense, path), example_input(spec)
+    traced = trace(whole, example)
+    if info.group_names:
+        traced = traced.only(info.group_names)
+    widths = traced.layout.dense_widths
     masks = [np.isin(np.arange(width), kept) for width, kept in zip(widths, info.kept, strict=False)]
-    return load_weights(slim(dense, example, masks), path.read_bytes(), str(path)).eval()
+    names = tuple(group.name for group in traced.groups)
+    if len(info.kept) != len(widths) or info.group_names not in ((), names):
+        msg = f"{path}: it keeps channels of {len(info.kept)} groups, the network {info.model} has {', '.join(names)}"
+        raise LayoutError(msg)
+    return load_weights(slim(whole, example, masks, traced), path.read_bytes(), str(path)).eval()
+
+
+def _dense(spec: ModelSpec, given: nn.Module | None, path: Path) -> nn.Module:
+    from prunefleet_edge.models import build, check_code
+    from prunefleet_edge.models.resnet import Normalised
+
+    if given is None:
+        check_code(spec, (), f"make the dense network yourself, and give it to load_kept({path.name!r}, dense)")
+        return build(spec)
+    return given if isinstance(given, Normalised) else Normalised(given, spec.input_chw[0])
 
 
 def info_facts(info: KeptInfo) -> dict[str, object]:
     """What an owner wants to see of it, for machines."""
     facts = asdict(info)
-    del facts["kept"]
+    del facts["kept"], facts["group_names"]
     return facts | {"cost_permille": info.cost_permille}

@@ -3,13 +3,14 @@
 This module is the only one that talks to torch-pruning. It turns each dependency group into a :class:`TracedGroup`
 in *units* (channels that can only go together, as in a grouped convolution), in module order, and derives the exact
 cost of any choice of widths. Known traps of torch-pruning 1.6.1 that are handled here: group order is traversal order
-from the output; building the graph switches the model to eval mode; a bare tensor as example input is unpacked.
+from the output; building the graph switches the model to eval mode and leaves it there.
+What the wiring does not show (an activation with f(0) ≠ 0, a reshape it misreads) is found by ``onboarding``.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +18,11 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from prunefleet_edge.kept_whole import CONV_OR_LINEAR, NORM, channels_per_conv_group, tied_layers, why_frozen
 from prunefleet_shared.errors import LayoutError
 from prunefleet_shared.layout import ChannelGroup, CostTable, CostTerm, Layout
 
-_CONV_OR_LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_ZERO_SAFE = (*_CONV_OR_LINEAR, *_NORM, nn.PReLU)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class TracedGroup:
     """One channel group as found in a model.
 
     Attributes:
-        name: First producing layer in module order.
+        name: First convolution or linear layer in module order that produces its channels; no other group has it.
         num_units: Channels of the group in the layout's sense.
         root: Layer from which torch-pruning enters the group.
         root_units: The unit of each of the root's output channels.
         producers: Layers whose outputs carry the group's channels (convolutions, linear layers, norms).
-        gates: Names of those producers after which a channel can be switched off (the norm rather than the
-            convolution before it).
+        gates: Names of the last producers before the consumers (the norm rather than the convolution before it):
+            closed there, a channel is gone for all that follows, once on each way.
         consumers: Layers that take the group's channels in.
     """
 
@@ -81,9 +81,26 @@ class Trace:
         """The groups as both sides of the wire know them."""
         return Layout(tuple(ChannelGroup(group.name, group.num_units) for group in self.groups))
 
+    def only(self, names: Collection[str], why: str = "it was not asked for") -> Trace:
+        """The same with the groups of those names; the others are frozen, for the reason ``why``."""
+        others = {group.name: why for group in self.groups if group.name not in names}
+        return Trace(tuple(group for group in self.groups if group.name in names), self.frozen | others)
+
+    def as_in(self, layout: Layout) -> Trace:
+        """Only the groups of a campaign's layout: who made it may have kept others whole.
+
+        Raises:
+            LayoutError: This network has not those groups, or of another size.
+        """
+        same = self.only([group.name for group in layout.groups], "the layout does not have it")
+        if same.layout != layout:
+            msg = "the network traced here has another layout than the campaign's; compare library versions"
+            raise LayoutError(msg)
+        return same
+
 
 def trace(model: nn.Module, example: Tensor) -> Trace:
-    """Find the channel groups of ``model``.
+    """Find the channel groups of ``model`` by its wiring alone; ``onboarding.onboard`` also tries them out.
 
     Args:
         model: Any module that maps N×… to N×classes; it is left in the mode it came in.
@@ -98,72 +115,139 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
 def read_groups(graph: Any, model: nn.Module) -> Trace:
     """The groups of a model whose graph has been built; errors as :func:`trace`."""
     names = {module: name for name, module in model.named_modules()}
-    order = {name: index for index, name in enumerate(names.values())}
-    found, frozen = [], {}
-    for items in graph.get_all_groups(root_module_types=[tp.ops.TORCH_CONV, tp.ops.TORCH_LINEAR]):
-        group = _read_group(graph, items, names, order)
-        why = _why_frozen(group, items, names)
-        if why:
-            frozen[group.name] = why
-        else:
-            found.append(group)
+    order, tied = {name: index for index, name in enumerate(names.values())}, tied_layers(model)
+    found: dict[str, TracedGroup] = {}
+    frozen: dict[str, str] = {}
+    try:
+        for items in graph.get_all_groups(root_module_types=[tp.ops.TORCH_CONV, tp.ops.TORCH_LINEAR]):
+            group = _read_group(graph, items, names, order)
+            why = why_frozen(group, items, names, tied)
+            if group.name in found:
+                why = "torch-pruning finds it twice, with other channels"
+                del found[group.name]
+            if why or group.name in frozen:
+                frozen.setdefault(group.name, why or "")
+            else:
+                found[group.name] = group
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise LayoutError(_cannot_be_traced(model, error)) from error
     if not found:
         msg = f"{type(model).__name__} has no channel group that can be pruned; frozen: {frozen or 'none'}"
         raise LayoutError(msg)
-    return Trace(tuple(sorted(found, key=lambda group: order[group.name])), frozen)
+    return Trace(tuple(sorted(found.values(), key=lambda group: order[group.name])), frozen)
 
 
 def dependency_graph(model: nn.Module, example: Tensor) -> Any:
     """torch-pruning's graph of ``model``, whose training mode is restored.
 
     Raises:
-        LayoutError: The model does not run on ``example`` or torch-pruning cannot follow it.
+        LayoutError: The model does not run on ``example``, gives something else than N×classes, or torch-pruning
+            cannot follow it.
     """
     was_training = model.training
+
+    def forward(model: nn.Module, example: Tensor) -> Tensor:
+        return check_logits(model(example), example, type(model).__name__)
+
     try:
+        _check_weights(model)
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch-pruning warns about parameters it leaves alone; we freeze those
-            model.eval()
-            model(example)
-            return tp.DependencyGraph().build_dependency(model, (example,), verbose=False)
+            return tp.DependencyGraph().build_dependency(model, example, forward_fn=forward, verbose=False)
+    except LayoutError:
+        raise
     except Exception as error:  # torch and torch-pruning raise anything; the user needs one kind with a next step
-        what = f"{type(model).__name__} cannot be traced with input {tuple(example.shape)}"
-        msg = (
-            f"{what}: {type(error).__name__}: {error}. "
-            "Check the input shape; data-dependent control flow and custom autograd functions are not supported"
-        )
-        raise LayoutError(msg) from error
+        raise LayoutError(_cannot_be_traced(model, error, tuple(example.shape))) from error
     finally:
         model.train(was_training)
+
+
+def check_logits(output: object, example: Tensor, what: str, num_classes: int | None = None) -> Tensor:
+    """``output`` itself, if it is one row of logits for each sample of ``example``.
+
+    Args:
+        output: What a network made of ``example``.
+        example: N samples.
+        what: The network, in the error.
+        num_classes: How many columns it must have; None takes any number.
+
+    Raises:
+        LayoutError: It is anything else (the fault of who made the network).
+    """
+    is_logits = isinstance(output, Tensor) and output.dim() == 2 and len(output) == len(example)
+    if isinstance(output, Tensor) and is_logits and num_classes in (None, output.shape[1]):
+        return output
+    got = "x".join(str(size) for size in output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    msg = (
+        f"{what}: expected logits {len(example)}x{num_classes or 'classes'} for {len(example)} samples, got {got}; "
+        "wrap it in a module that returns these logits and nothing else"
+    )
+    raise LayoutError(msg)
+
+
+def _check_weights(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, CONV_OR_LINEAR) and not isinstance(module.weight, nn.Parameter):
+            msg = (
+                f"{name} ({type(module).__name__}): its weight is computed (weight norm, spectral norm), so "
+                "channels cannot be taken out of it; make it plain first, as with "
+                "torch.nn.utils.parametrize.remove_parametrizations"
+            )
+            raise LayoutError(msg)
+
+
+def _cannot_be_traced(model: nn.Module, error: Exception, shape: tuple[int, ...] | None = None) -> str:
+    with_input = f" with input {shape}" if shape else ""
+    return (
+        f"{type(model).__name__} cannot be traced{with_input}: {type(error).__name__}: {error}. "
+        "Check the input shape; data-dependent control flow, custom autograd functions and reshapes that mix channels "
+        "(channel shuffle) are not supported: take another network, or leave such a part out"
+    )
 
 
 def _read_group(graph: Any, items: Any, names: dict[nn.Module, str], order: dict[str, int]) -> TracedGroup:
     root = items[0].dep.target.module
     unit_of = _units(items, len(items[0].idxs))
-    producers, consumers, gates = [], [], set()
+    producers: list[Member] = []
+    consumers: list[Member] = []
     for item in items:
         module = item.dep.target.module
-        if module not in names:
-            continue
-        units = tuple(unit_of[root_index] for root_index in item.root_idxs)
-        member = Member(names[module], tuple(item.idxs), units)
-        if graph.is_out_channel_pruning_fn(item.dep.handler):
-            producers.append(member)
-            if not _is_followed_by_norm(graph, module):
-                gates.add(member.module_name)
-        else:
-            consumers.append(member)
+        if module in names:
+            units = tuple(unit_of[root_index] for root_index in item.root_idxs)
+            is_producer = graph.is_out_channel_pruning_fn(item.dep.handler)
+            (producers if is_producer else consumers).append(Member(names[module], tuple(item.idxs), units))
     producers.sort(key=lambda member: order[member.module_name])
-    root_units = tuple(unit_of[index] for index in range(len(unit_of)))
+    layers = {name: module for module, name in names.items()}
     return TracedGroup(
-        producers[0].module_name,
+        next((m.module_name for m in producers if not isinstance(layers[m.module_name], NORM)), names[root]),
         max(unit_of) + 1,
         names[root],
-        root_units,
+        tuple(unit_of),
         tuple(producers),
-        frozenset(gates),
+        _gates(items, names, {m.module_name for m in producers}, {m.module_name for m in consumers}),
         tuple(consumers),
     )
+
+
+def _gates(items: Any, names: dict[nn.Module, str], producers: set[str], consumers: set[str]) -> frozenset[str]:
+    """The last producers on every way to a consumer, walking back from the consumers through whatever has no weights.
+
+    A convolution before a concatenation is found behind the norm that follows it, not on its own: gated in both
+    places, a channel would count twice.
+    """
+    nodes = {item.dep.target for item in items}
+    waiting = [before for node in nodes if names.get(node.module) in consumers for before in node.inputs]
+    seen, gates = set(), set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen or node not in nodes:
+            continue
+        seen.add(node)
+        if names.get(node.module) in producers:
+            gates.add(names[node.module])
+        else:
+            waiting.extend(node.inputs)
+    return frozenset(gates)
 
 
 def _units(items: Any, num_root_channels: int) -> list[int]:
@@ -176,54 +260,13 @@ def _units(items: Any, num_root_channels: int) -> list[int]:
         return index
 
     for item in items:
-        period = _period(item)
+        period = channels_per_conv_group(item)
         first: dict[int, int] = {}
         for channel, root_index in zip(item.idxs, item.root_idxs, strict=True) if period else ():
             ours, theirs = find(root_index), find(first.setdefault(channel % period, root_index))
             parent[max(ours, theirs)] = min(ours, theirs)
     unit_by_parent: dict[int, int] = {}
     return [unit_by_parent.setdefault(find(index), len(unit_by_parent)) for index in range(num_root_channels)]
-
-
-def _period(item: Any) -> int:
-    """Channels per group of a grouped (not depthwise) convolution; 0 for every other layer."""
-    module = item.dep.target.module
-    if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) or module.groups == 1:
-        return 0
-    if module.groups == module.out_channels == module.in_channels:
-        return 0
-    is_output = "out" in item.dep.handler.__name__
-    return (module.out_channels if is_output else module.in_channels) // module.groups
-
-
-def _is_followed_by_norm(graph: Any, module: nn.Module) -> bool:
-    if isinstance(module, _NORM):
-        return False
-    return any(isinstance(node.module, _NORM) for node in graph.module2node[module].outputs)
-
-
-def _why_frozen(group: TracedGroup, items: Any, names: dict[nn.Module, str]) -> str | None:
-    if not group.consumers:
-        return "it is an output of the network"
-    for item in items:
-        module = item.dep.target.module
-        if isinstance(module, nn.Parameter):
-            return "a bare parameter is tied to it"
-        if module in names and not isinstance(module, _ZERO_SAFE):
-            return f"{names[module]} ({type(module).__name__}) does not map zero to zero channel by channel"
-    if any(len(set(member.units)) != group.num_units for member in (*group.producers, *group.consumers)):
-        return "a layer carries only part of it, so its cost is not a function of its width"
-    if any(_is_part_of_grouped(item) for item in items):
-        return "a grouped convolution mixes it with channels of other groups"
-    return None
-
-
-def _is_part_of_grouped(item: Any) -> bool:
-    """True when a grouped (not depthwise) convolution has more channels on this side than the item's."""
-    if not _period(item):
-        return False
-    module = item.dep.target.module
-    return len(item.idxs) != int(module.out_channels if "out" in item.dep.handler.__name__ else module.in_channels)
 
 
 def cost_table(model: nn.Module, example: Tensor, traced: Trace, unit: str = "macs") -> CostTable:
@@ -243,27 +286,41 @@ def cost_table(model: nn.Module, example: Tensor, traced: Trace, unit: str = "ma
         raise LayoutError(msg)
     positions = output_positions(model, example) if unit == "macs" else {}
     terms: dict[tuple[int, ...], int] = {}
+    tied, counted = tied_layers(model), set[nn.Parameter]()
     for name, module in model.named_modules():
-        for coefficient, groups in _layer_terms(name, module, traced, positions.get(name, 0), unit):
+        parts = _layer_terms(name, module, traced, positions.get(name, 0), unit)
+        if unit == "parameters" and name in tied:  # never pruned, and there only once
+            parts = iter([(sum(p.numel() for p in module.parameters(recurse=False) if p not in counted), ())])
+        counted.update(module.parameters(recurse=False))
+        for coefficient, groups in parts:
             terms[groups] = terms.get(groups, 0) + coefficient
     table = CostTable(unit, tuple(CostTerm(c, g) for g, c in sorted(terms.items()) if c))
     dense = _macs(model, positions) if unit == "macs" else sum(p.numel() for p in model.parameters())
     if table.cost(traced.layout.dense_widths) != dense:
-        msg = f"the dense network costs {dense} {unit}, its cost table says {table.cost(traced.layout.dense_widths)}"
+        said = table.cost(traced.layout.dense_widths)
+        msg = (
+            f"{type(model).__name__}: the dense network costs {dense} {unit}, its cost table says {said}; it has "
+            "layers that count otherwise than torch's own, and no budget could be kept: replace them"
+        )
         raise LayoutError(msg)
     return table
 
 
 def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
-    """Output positions per sample of every convolution and linear layer (height × width; 1 for a flat linear)."""
+    """How often each weight of a layer is used for a sample, for convolutions and linear layers.
+
+    That is their number of output positions (height × width; 1 for a flat linear), of a transposed convolution its
+    number of input positions.
+    """
     positions: dict[str, int] = {}
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, _CONV_OR_LINEAR):
+        if isinstance(module, (*CONV_OR_LINEAR, *_TRANSPOSED)):
 
-            def count(layer: nn.Module, _: Any, output: Tensor, name: str = name) -> None:
-                channels = layer.out_features if isinstance(layer, nn.Linear) else output.shape[1]
-                positions[name] = positions.get(name, 0) + output.numel() // (output.shape[0] * int(channels))
+            def count(layer: nn.Module, inputs: tuple[Tensor], output: Tensor, name: str = name) -> None:
+                side = inputs[0] if isinstance(layer, _TRANSPOSED) else output
+                count = side.numel() // (len(example) * side.shape[channel_axis(layer)])
+                positions[name] = positions.get(name, 0) + count
 
             handles.append(module.register_forward_hook(count))
     was_training = model.training
@@ -277,8 +334,13 @@ def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
     return positions
 
 
+def channel_axis(layer: nn.Module) -> int:
+    """Where the channels of a layer's output are: last after a linear layer, else second (N×C×…)."""
+    return -1 if isinstance(layer, nn.Linear) else 1
+
+
 def count_macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulates per sample of all convolutions and linear layers, counted on the network as it is."""
+    """Multiply-accumulates per sample of all convolutions (transposed ones too) and linear layers, as they are."""
     return _macs(model, output_positions(model, example))
 
 
@@ -290,9 +352,11 @@ def _macs(model: nn.Module, positions: dict[str, int]) -> int:
 def _layer_terms(
     name: str, module: nn.Module, traced: Trace, positions: int, unit: str
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
-    if not isinstance(module, _CONV_OR_LINEAR):
+    if not isinstance(module, CONV_OR_LINEAR):
         if unit == "parameters":
             yield from _plain_parameter_terms(name, module, traced)
+        elif isinstance(module, _TRANSPOSED):  # never pruned
+            yield positions * module.weight.numel(), ()
         return
     weight = module.get_parameter("weight")
     is_linear = isinstance(module, nn.Linear)
@@ -300,8 +364,10 @@ def _layer_terms(
     conv_groups = 1 if is_linear else int(module.groups)  # type: ignore[arg-type]  # untyped attribute of a conv
     per_weight = kernel * (positions if unit == "macs" else 1)
     outs = _parts(name, traced, weight.shape[0], consumes=False)
-    if unit == "parameters" and module.bias is not None:
-        yield from outs
+    if unit == "parameters":
+        yield from outs if module.bias is not None else ()
+        # A kind of convolution with parameters of its own has them whole; whether it can be pruned is for onboarding.
+        yield sum(p.numel() for n, p in module.named_parameters(recurse=False) if n not in ("weight", "bias")), ()
     if conv_groups == weight.shape[0] and weight.shape[1] == 1 and conv_groups > 1:  # depthwise: one input per output
         yield from ((per_weight * count, group) for count, group in outs)
         return
@@ -313,7 +379,7 @@ def _layer_terms(
 def _plain_parameter_terms(name: str, module: nn.Module, traced: Trace) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Own parameters of anything but a convolution or linear layer; only norms and PReLU have them per channel."""
     for parameter in module.parameters(recurse=False):
-        if isinstance(module, (*_NORM, nn.PReLU)) and parameter.numel() > 1:
+        if isinstance(module, (*NORM, nn.PReLU)) and parameter.numel() > 1:
             yield from _parts(name, traced, parameter.numel(), consumes=False)
         else:
             yield parameter.numel(), ()

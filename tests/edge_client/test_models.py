@@ -1,12 +1,33 @@
-"""Built-in networks: names, sizes, and the names of their weights."""
+"""Networks by specification: built-in ones, those of installed collections, and code of one's own."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save
 
-from prunefleet_edge.models import ARCHITECTURES, ModelSpec, build, example_input, parse_spec
-from prunefleet_shared.errors import ConfigError
+from prunefleet_edge.data import Samples
+from prunefleet_edge.models import (
+    ARCHITECTURES,
+    COLLECTIONS,
+    ModelSpec,
+    build,
+    check_code,
+    example_input,
+    parse_spec,
+)
+from prunefleet_edge.models.resnet import Normalised
+from prunefleet_edge.models.weights import load_weights, read_base, save_weights
+from prunefleet_shared.errors import ConfigError, InputError
+
+torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("text", ["resnet8/1x16x16/10", "resnet20/3x32x32/100", "resnet8/3x224x1024/10000"])
@@ -37,6 +58,18 @@ def test_the_parts_of_a_specification() -> None:
         "resnet20/03x32x32/100",
         "resnet20/3x32x32/1000000",
         "resnet20/٣x32x32/100",
+        "torchvision:/3x32x32/100",
+        "timm:hf-hub:somebody/net/3x32x32/100",
+        "timm:hf_hub:net/3x32x32/100",
+        "timm:ResNet/3x32x32/100",
+        f"timm:{'a' * 65}/3x32x32/100",
+        "pytorchcv:../etc/3x32x32/100",
+        "my.nets:/3x32x32/100",
+        "my nets:build/3x32x32/100",
+        "my.nets:build()/3x32x32/100",
+        "my..nets:build/3x32x32/100",
+        "../nets:build/3x32x32/100",
+        f"my.{'n' * 200}:build/3x32x32/100",
     ],
 )
 def test_anything_else_is_refused_with_what_is_there_to_choose_from(text: str) -> None:
@@ -104,3 +137,353 @@ def test_the_normalisation_is_inside_the_network() -> None:
         model.std.copy_(torch.tensor([2.0, 4.0]).reshape(1, 2, 1, 1))
         shifted = torch.stack([images[:, 0] * 2 + 0.25, images[:, 1] * 4 + 0.5], dim=1)
         torch.testing.assert_close(model(shifted), plain)
+
+
+# --- names that are not ours -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "is_built_in", "is_code"),
+    [
+        ("resnet8/1x8x8/4", True, False),
+        ("torchvision:resnet18/3x64x64/10", False, False),
+        ("timm:resnet18.a1_in1k/3x64x64/10", False, False),
+        ("pytorchcv:resnet20_cifar10/3x32x32/10", False, False),
+        ("timm.models:create_model/3x32x32/10", False, True),
+        ("nets:build/3x32x32/10", False, True),
+        ("my.Nets_2:Build/3x32x32/10", False, True),
+    ],
+)
+def test_what_kind_of_network_a_specification_names(text: str, is_built_in: bool, is_code: bool) -> None:
+    spec = parse_spec(text)
+    assert str(spec) == text
+    assert (spec.is_built_in, spec.is_code) == (is_built_in, is_code)
+
+
+def test_reading_a_specification_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def import_module(name: str, package: str | None = None) -> None:
+        msg = f"{name} was imported"
+        raise AssertionError(msg)
+
+    monkeypatch.setattr(importlib.util, "find_spec", import_module)
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    assert parse_spec("nets:build/3x32x32/10").is_code
+    with pytest.raises(ConfigError, match="not allowed"):
+        build(parse_spec("nets:build/3x32x32/10"))
+
+
+# --- code of one's own -----------------------------------------------------------------------------------------------
+
+
+NETS = """
+    import torch
+    from torch import nn
+
+    (ran := __import__("pathlib").Path(__file__).with_suffix(".ran")).touch()
+
+    class Net(nn.Module):
+        def __init__(self, num_classes=4, in_channels=1):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(in_channels, 6, 3), nn.Linear(6, num_classes)
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.conv(x)).mean(dim=(2, 3)))
+
+    def plain():
+        return Net()
+
+    def with_in_chans(num_classes, *, in_chans):
+        return Net(num_classes, in_chans)
+
+    def any_keyword(**options):
+        assert list(options) == ["num_classes"], options
+        return Net(**options)
+
+    def with_an_option_of_its_own(width=6):
+        assert width == 6
+        return Net().train()
+
+    built = Net
+
+    def failing():
+        raise ValueError("no such weights")
+
+    def no_module():
+        return 7
+
+    def tuple_of_logits(num_classes):
+        class Two(Net):
+            def forward(self, x):
+                y = super().forward(x)
+                return y, y
+        return Two(num_classes)
+
+    not_callable = 3
+"""
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module ``own_nets`` in the working directory; yields the file that appears when it is imported."""
+    (tmp_path / "own_nets.py").write_text(textwrap.dedent(NETS), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path / "own_nets.ran"
+    sys.modules.pop("own_nets", None)
+
+
+def made(name: str, shape: str = "1x8x8/4") -> torch.nn.Module:
+    spec = parse_spec(f"own_nets:{name}/{shape}")
+    return build(spec, allowed_code=[spec.architecture])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("plain", "1x8x8/4"),
+        ("built", "3x8x8/5"),
+        ("Net", "3x8x8/5"),
+        ("with_in_chans", "2x8x8/5"),
+        ("any_keyword", "1x8x8/5"),
+        ("with_an_option_of_its_own", "1x8x8/4"),
+    ],
+)
+def test_a_factory_gets_the_arguments_it_takes(nets: Path, name: str, shape: str) -> None:
+    model = made(name, shape)
+    assert isinstance(model, Normalised)
+    spec = parse_spec(f"own_nets:{name}/{shape}")
+    assert model.eval()(example_input(spec)).shape == (2, spec.num_classes)
+    assert model.mean.shape == (1, spec.input_chw[0], 1, 1)
+    assert torch.equal(model.mean, torch.zeros_like(model.mean)), "nothing is normalised until somebody says so"
+
+
+@pytest.mark.parametrize("allowed", [(), ("own_nets:plain",), ("own_nets",), ("own_nets:buil",), ("own_nets:built2",)])
+def test_code_that_is_not_allowed_by_its_very_name_is_not_even_imported(nets: Path, allowed: tuple[str, ...]) -> None:
+    spec = parse_spec("own_nets:built/1x8x8/4")
+    with pytest.raises(ConfigError, match=r"own_nets:built/1x8x8/4 is made by code.*own_nets:built, which is not"):
+        build(spec, allowed)
+    assert not nets.exists()
+    assert "own_nets" not in sys.modules
+    build(spec, ("own_nets:plain", "own_nets:built"))
+    assert nets.exists(), "the negative control"
+
+
+def test_what_is_not_code_needs_no_permission() -> None:
+    for text in ("resnet8/1x8x8/4", "timm:resnet18/3x8x8/4"):
+        check_code(parse_spec(text), (), "nothing to do")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("failing", "1x8x8/4", "making the network failed: ValueError: no such weights"),
+        ("no_module", "1x8x8/4", "expected a torch.nn.Module, got a int"),
+        ("plain", "1x8x8/5", r"expected logits 2x5 for 2 samples, got 2x4"),
+        ("plain", "3x8x8/4", r"does not run on images 3x8x8: RuntimeError.*give the channels, height and width"),
+        ("plain", "1x2x2/4", r"does not run on images 1x2x2"),
+        ("tuple_of_logits", "1x8x8/4", r"expected logits 2x4 for 2 samples, got a tuple; wrap it"),
+    ],
+)
+def test_a_factory_that_makes_no_such_network_is_refused(nets: Path, name: str, shape: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        made(name, shape)
+    assert f"own_nets:{name}/{shape}" in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "words"), [("nobody", "no callable"), ("not_callable", "no callable")])
+def test_a_name_that_is_not_there_is_refused(nets: Path, name: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        made(name)
+    spec = parse_spec("own_netz:build/1x8x8/4")
+    with pytest.raises(ConfigError, match="own_netz cannot be imported"):
+        build(spec, [spec.architecture])
+
+
+# --- collections -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on the path for packages that look like the collections; the real ones are put away."""
+    real = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in COLLECTIONS}
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] in COLLECTIONS]:
+        del sys.modules[name]
+    sys.modules.update(real)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+
+
+NET = """
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self, num_classes, in_channels=3):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(in_channels, 6, 3), nn.Linear(6, num_classes)
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.conv(x)).mean(dim=(2, 3)))
+"""
+
+
+def write_collections(folder: Path) -> None:
+    write(folder / "torchvision" / "__init__.py", "")
+    write(
+        folder / "torchvision" / "models" / "__init__.py",
+        NET
+        + """
+    import sys
+
+    def list_models(module):
+        assert module is sys.modules[__name__], "classifiers only"
+        return ["resnet18", "resnet34"]
+
+    def get_model(name, *, weights, num_classes):
+        assert weights is None, "nothing is downloaded"
+        return Net(num_classes)
+""",
+    )
+    write(
+        folder / "timm" / "__init__.py",
+        NET
+        + """
+    def list_models():
+        return ["resnet18"]
+
+    def create_model(name, *, pretrained, num_classes, in_chans):
+        assert pretrained is False, "nothing is downloaded"
+        return Net(num_classes, in_chans)
+""",
+    )
+    write(folder / "pytorchcv" / "__init__.py", "")
+    write(folder / "pytorchcv" / "models" / "__init__.py", "")
+    write(folder / "pytorchcv" / "models" / "broken.py", "raise RuntimeError('this one is not asked for')")
+    write(
+        folder / "pytorchcv" / "models" / "resnet_cifar.py",
+        NET
+        + """
+    __all__ = ["Net", "resnet20"]
+
+    def resnet20(pretrained, num_classes, in_channels, in_size):
+        assert pretrained is False, "nothing is downloaded"
+        assert in_size == (8, 9)
+        return Net(num_classes, in_channels)
+
+    def hidden(**options):
+        raise AssertionError("not one of the public networks")
+""",
+    )
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet18", "pytorchcv:resnet20"])
+def test_a_network_of_a_collection_has_fresh_weights_and_its_normalisation_inside(packages: Path, name: str) -> None:
+    write_collections(packages)
+    model = build(parse_spec(f"{name}/3x8x9/5"))
+    assert isinstance(model, Normalised)
+    assert model.eval()(torch.rand(2, 3, 8, 9)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("torchvision:resnet19", r"torchvision has no classifier 'resnet19'; did you mean resnet18"),
+        ("timm:vgg", r"timm has no classifier 'vgg'; look at its list"),
+        ("pytorchcv:resnet56", r"pytorchcv has no classifier 'resnet56'"),
+        ("pytorchcv:hidden", r"pytorchcv has no classifier 'hidden'"),
+        ("pytorchcv:resnet.0", r"pytorchcv has no classifier 'resnet.0'"),
+    ],
+)
+def test_a_name_that_a_collection_does_not_have_is_refused(packages: Path, name: str, words: str) -> None:
+    write_collections(packages)
+    with pytest.raises(ConfigError, match=words):
+        build(parse_spec(f"{name}/3x8x9/5"))
+
+
+def test_a_network_of_a_collection_that_does_not_fit_the_input_is_refused(packages: Path) -> None:
+    write_collections(packages)
+    with pytest.raises(InputError, match="torchvision:resnet18/1x8x9/5: the network does not run on images 1x8x9"):
+        build(parse_spec("torchvision:resnet18/1x8x9/5"))
+
+
+@pytest.mark.parametrize("collection", COLLECTIONS)
+def test_a_collection_that_is_not_installed_says_what_to_install(
+    packages: Path, collection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, collection, None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match=rf"need the package {collection}; install it \(pip install {collection}\)"):
+        build(parse_spec(f"{collection}:resnet18/3x8x9/5"))
+
+
+def test_a_collection_that_cannot_be_imported_says_why(packages: Path) -> None:
+    write(packages / "torchvision" / "__init__.py", "raise RuntimeError('operator torchvision::nms does not exist')")
+    write(packages / "timm" / "__init__.py", "import huggingface_hub_that_is_not_there")
+    with pytest.raises(ConfigError, match=r"torchvision is installed but cannot be imported.*nms.*same torch"):
+        build(parse_spec("torchvision:resnet18/3x8x9/5"))
+    with pytest.raises(ConfigError, match=r"timm is installed but cannot be imported.*huggingface_hub"):
+        build(parse_spec("timm:resnet18/3x8x9/5"))
+
+
+# --- base files ------------------------------------------------------------------------------------------------------
+
+
+BUILT_IN = parse_spec("resnet8/2x8x8/4")
+IMAGES = torch.rand(9, 2, 8, 8, generator=torch.Generator().manual_seed(3)) / 2
+SAMPLES = Samples(IMAGES, torch.zeros(9, dtype=torch.int64))
+
+
+def wrapped() -> Normalised:
+    model = build(BUILT_IN)
+    assert isinstance(model, Normalised)
+    with torch.no_grad():
+        model.mean.fill_(0.25)
+        model.std.fill_(2.0)
+    return model
+
+
+def test_a_base_file_with_its_normalisation_is_taken_as_it_is() -> None:
+    model = wrapped()
+    for samples in (None, SAMPLES):
+        found = read_base(BUILT_IN, save_weights(model), "base.safetensors", samples)
+        assert not found.training
+        assert all(torch.equal(found.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_bare_built_in_network_gets_the_normalisation_of_the_images() -> None:
+    model = wrapped()
+    found = read_base(BUILT_IN, save_weights(model.net), "base.safetensors", SAMPLES)
+    assert torch.equal(found.net.fc.weight, model.net.fc.weight)
+    for channel in range(2):
+        pixels = IMAGES[:, channel].flatten()
+        assert float(found.mean[0, channel]) == pytest.approx(float(pixels.mean()), rel=1e-5)
+        assert float(found.std[0, channel]) == pytest.approx(float(pixels.std()), rel=1e-5)
+
+
+def test_a_bare_built_in_network_without_images_is_refused_with_what_to_do() -> None:
+    with pytest.raises(InputError, match=r"base\.safetensors: it has no input normalisation.*give some"):
+        read_base(BUILT_IN, save_weights(wrapped().net), "base.safetensors", None)
+
+
+def test_a_bare_network_of_ones_own_sees_images_as_they_are(nets: Path) -> None:
+    spec = parse_spec("own_nets:plain/1x8x8/4")
+    bare = made("plain").net
+    found = read_base(spec, save_weights(bare), "own.safetensors", SAMPLES, ["own_nets:plain"])
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.equal(found(images), bare.eval()(images))
+    with pytest.raises(ConfigError, match="not allowed"):
+        read_base(spec, save_weights(bare), "own.safetensors", SAMPLES)
+
+
+@pytest.mark.parametrize(
+    "weights", [b"", b"junk", save({"fc.weight": torch.ones(2)}), save_weights(build(parse_spec("resnet8/2x8x8/5")))]
+)
+def test_a_file_for_another_network_is_refused(weights: bytes) -> None:
+    with pytest.raises(InputError, match=r"base\.safetensors: not the weights of"):
+        read_base(BUILT_IN, weights, "base.safetensors", SAMPLES)
+    with pytest.raises(InputError, match="copy: not the weights of Normalised"):
+        load_weights(build(BUILT_IN), weights, "copy")

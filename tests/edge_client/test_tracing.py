@@ -6,139 +6,46 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+from torch.nn.utils.parametrizations import weight_norm
+from wired_nets import (
+    EXAMPLE,
+    NETS,
+    SPEC,
+    Net,
+    concat_into_groups,
+    concat_plus_add,
+    conv,
+    dense,
+    excited,
+    fire,
+    flat,
+    grouped,
+    made,
+    mobile,
+    normed,
+    plain,
+    residual,
+    transformer,
+)
 
+from prunefleet_edge.gating import masked
 from prunefleet_edge.models import build, example_input, parse_spec
-from prunefleet_edge.pruning import check_slimming, slim
-from prunefleet_edge.tracing import cost_table, count_macs, output_positions, trace
+from prunefleet_edge.onboarding import check_slimming
+from prunefleet_edge.pruning import slim
+from prunefleet_edge.tracing import Trace, cost_table, count_macs, output_positions, trace
 from prunefleet_shared.errors import LayoutError
+from prunefleet_shared.layout import ChannelGroup, Layout
 from prunefleet_shared.masks import keep_mask
 
 torch.set_num_threads(1)
-SPEC = "resnet8/3x8x8/4"
-EXAMPLE = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-
-Wiring = Callable[[nn.Module, Tensor], Tensor]
-
-
-class Net(nn.Module):
-    """Layers by name, and how they are wired: a classifier named ``fc`` over a global average pool comes last."""
-
-    def __init__(self, wiring: Wiring, **layers: nn.Module) -> None:
-        super().__init__()
-        self.wiring = wiring
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(F.relu(self.wiring(self, x)).mean(dim=(2, 3)))
-
-
-def conv(inputs: int, outputs: int, kernel: int = 1, groups: int = 1, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
-
-
-def conv_norm(inputs: int, outputs: int, kernel: int = 1, groups: int = 1, stride: int = 1) -> nn.Sequential:
-    layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(layer, nn.BatchNorm2d(outputs))
-
-
-def plain() -> nn.Module:
-    return Net(lambda n, x: n.b(F.relu(n.a(x))), a=conv(3, 6, 3), b=conv(6, 5), fc=nn.Linear(5, 4))
-
-
-def residual() -> nn.Module:
-    return build(parse_spec(SPEC))
-
-
-def mobile() -> nn.Module:
-    def wiring(n: nn.Module, x: Tensor) -> Tensor:
-        x = F.relu6(n.stem(x))
-        return x + n.project(F.relu6(n.depth(F.relu6(n.expand(x)))))
-
-    layers = {
-        "stem": conv_norm(3, 8, 3, stride=2),
-        "expand": conv_norm(8, 12),
-        "depth": conv_norm(12, 12, 3, groups=12),
-    }
-    return Net(wiring, **layers, project=conv_norm(12, 8), fc=nn.Linear(8, 4))
-
-
-def grouped() -> nn.Module:
-    def wiring(n: nn.Module, x: Tensor) -> Tensor:
-        return n.c(F.relu(n.norm(n.b(F.relu(n.a(x))))))
-
-    return Net(wiring, a=conv(3, 8, 3), b=conv(8, 12, 3, 2), norm=nn.BatchNorm2d(12), c=conv(12, 6), fc=nn.Linear(6, 4))
-
-
-def fire() -> nn.Module:
-    def wiring(n: nn.Module, x: Tensor) -> Tensor:
-        x = F.relu(n.squeeze(x))
-        return n.after(torch.cat([F.relu(n.left(x)), F.relu(n.right(x))], dim=1))
-
-    layers = {"squeeze": conv(3, 4), "left": conv(4, 6), "right": conv(4, 7, 3)}
-    return Net(wiring, **layers, after=conv(13, 5, 3), fc=nn.Linear(5, 4))
-
-
-def dense() -> nn.Module:
-    """Norms over concatenations, as in DenseNet: a norm carries channels of several groups."""
-
-    def wiring(n: nn.Module, x: Tensor) -> Tensor:
-        x = n.a(x)
-        x = torch.cat([x, n.b(F.relu(n.norm_1(x)))], dim=1)
-        x = torch.cat([x, n.c(F.relu(n.norm_2(x)))], dim=1)
-        return n.norm_3(x)
-
-    convs = {"a": conv(3, 6, 3), "b": conv(6, 4, 3), "c": conv(10, 5, 3)}
-    norms = {f"norm_{i}": nn.BatchNorm2d(width) for i, width in ((1, 6), (2, 10), (3, 15))}
-    return Net(wiring, **convs, **norms, fc=nn.Linear(15, 4))
-
-
-def excited() -> nn.Module:
-    def wiring(n: nn.Module, x: Tensor) -> Tensor:
-        x = F.relu(n.norm(n.conv(x)))
-        return n.out(x * torch.sigmoid(n.up(F.relu(n.down(x.mean(dim=(2, 3), keepdim=True))))))
-
-    layers = {"conv": conv(3, 8, 3), "norm": nn.BatchNorm2d(8), "down": conv(8, 4), "up": conv(4, 8)}
-    return Net(wiring, **layers, out=conv(8, 6, 3), fc=nn.Linear(6, 4))
-
-
-def flat() -> nn.Module:
-    layers = [conv(3, 6, 3), nn.PReLU(6), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(96, 10), nn.BatchNorm1d(10)]
-    return nn.Sequential(*layers, nn.ReLU(), nn.Linear(10, 4))
-
-
-def normed(norm: nn.Module) -> nn.Module:
-    return Net(lambda n, x: n.b(F.relu(n.norm(n.a(x)))), a=conv(3, 8, 3), norm=norm, b=conv(8, 6), fc=nn.Linear(6, 4))
-
-
-def concat_plus_add() -> nn.Module:
-    def wiring(n: nn.Module, x: Tensor) -> Tensor:
-        return n.d(torch.cat([n.a(x), n.b(x)], dim=1) + n.c(x))
-
-    return Net(wiring, a=conv(3, 4), b=conv(3, 4), c=conv(3, 8), d=conv(8, 6), fc=nn.Linear(6, 4))
-
-
-def concat_into_groups() -> nn.Module:
-    def wiring(n: nn.Module, x: Tensor) -> Tensor:
-        return n.after(F.relu(n.both(torch.cat([n.a(x), n.b(x)], dim=1))))
-
-    return Net(wiring, a=conv(3, 4), b=conv(3, 4), both=conv(8, 8, 3, 2), after=conv(8, 6), fc=nn.Linear(6, 4))
-
-
-NETS = [plain, residual, mobile, grouped, fire, dense, excited, flat, concat_plus_add, concat_into_groups]
 all_nets = pytest.mark.parametrize("make", NETS)
-
-
-def made(make: Callable[[], nn.Module]) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        return make()
 
 
 def sizes(model: nn.Module) -> dict[str, int]:
@@ -289,6 +196,109 @@ def test_a_bare_parameter_freezes_its_group() -> None:
     assert "parameter" in traced.frozen["a"]
 
 
+def test_a_transposed_convolution_freezes_what_goes_in_and_out_and_is_counted() -> None:
+    up = nn.ConvTranspose2d(6, 5, 2, stride=2)
+    model = Net(
+        lambda n, x: n.b(F.relu(n.up(F.relu(n.a(x))))), a=conv(3, 6, 3), up=up, b=conv(5, 7), fc=nn.Linear(7, 4)
+    )
+    traced = trace(model, EXAMPLE)
+    assert [group.name for group in traced.groups] == ["b"]
+    assert traced.frozen["a"] == "up (ConvTranspose2d) is a kind of layer whose channels cannot be removed here"
+    assert cost_table(model, EXAMPLE, traced).cost([3]) == 64 * 162 + 64 * 6 * 5 * 4 + 256 * 5 * 3 + 12
+
+
+def test_a_layer_that_is_not_used_is_not_a_group_but_counts_as_parameters() -> None:
+    model = plain()
+    model.unused = conv(6, 9)
+    traced = trace(model, EXAMPLE)
+    assert [group.name for group in traced.groups] == ["a", "b"]
+    assert "unused" not in traced.frozen
+    assert cost_table(model, EXAMPLE, traced, "parameters").cost((6, 5)) == 168 + 35 + 24 + 63
+    assert cost_table(model, EXAMPLE, traced).cost((6, 5)) == count_macs(plain(), EXAMPLE)
+
+
+def test_a_group_is_named_after_a_convolution_even_where_a_norm_comes_first() -> None:
+    def wiring(n: nn.Module, x: Tensor) -> Tensor:
+        return n.after(F.relu(n.norm(torch.cat([n.a(x), n.b(x)], dim=1))))
+
+    layers = {"norm": nn.BatchNorm2d(9), "a": conv(3, 4), "b": conv(3, 5), "after": conv(9, 6)}
+    model = Net(wiring, **layers, fc=nn.Linear(6, 4))
+    assert sizes(model) == {"a": 4, "b": 5, "after": 6}, "a norm over both would have given both the same name"
+
+
+def test_a_linear_layer_over_tokens_costs_once_for_each_token() -> None:
+    model = transformer()
+    traced = trace(model, EXAMPLE)
+    assert output_positions(model, EXAMPLE)["grow"] == 4
+    assert "grow" in {group.name for group in traced.groups}
+    assert "LayerNorm" in traced.frozen["embed"]
+
+
+# --- a trace with fewer groups ---------------------------------------------------------------------------------------
+
+
+def test_only_some_groups_leaves_the_others_whole_with_a_reason() -> None:
+    traced = trace(fire(), EXAMPLE)
+    some = traced.only(["right", "squeeze", "nobody"], "too small")
+    assert [group.name for group in some.groups] == ["squeeze", "right"]
+    assert some.frozen == traced.frozen | {"left": "too small", "after": "too small"}
+    assert traced.only([]).groups == ()
+    assert sizes(fire()) == {"squeeze": 4, "left": 6, "right": 7, "after": 5}
+
+
+def test_a_layout_with_fewer_groups_is_found_again_and_another_one_is_not() -> None:
+    traced = trace(fire(), EXAMPLE)
+    layout = traced.only(["left", "after"]).layout
+    assert traced.as_in(layout).layout == layout
+    for other in (trace(plain(), EXAMPLE).layout, Layout((ChannelGroup("left", 5),)), Layout(layout.groups[::-1])):
+        with pytest.raises(LayoutError, match="another layout than the campaign's"):
+            traced.as_in(other)
+
+
+# --- gates -----------------------------------------------------------------------------------------------------------
+
+
+def gates_of(model: nn.Module) -> dict[str, frozenset[str]]:
+    return {group.name: group.gates for group in trace(model, EXAMPLE).groups}
+
+
+def test_a_convolution_before_a_concatenation_is_gated_after_the_norms_only() -> None:
+    assert gates_of(dense()) == {"a": {"norm_1", "norm_2", "norm_3"}, "b": {"norm_2", "norm_3"}, "c": {"norm_3"}}
+
+
+def test_a_channel_is_gated_behind_its_depthwise_convolution_and_not_before_it_too() -> None:
+    assert gates_of(mobile()) == {"stem.0": {"stem.1", "project.1"}, "expand.0": {"depth.1"}}
+
+
+def test_a_prelu_after_a_convolution_is_the_gate() -> None:
+    assert gates_of(flat())["0"] == {"1"}
+
+
+def test_every_group_of_every_net_has_a_gate_that_is_a_producer() -> None:
+    for make in NETS:
+        for group in trace(made(make), EXAMPLE).groups:
+            assert group.gates
+            assert group.gates <= {member.module_name for member in group.producers}
+
+
+@all_nets
+def test_closing_the_gates_closes_the_channel(make: Callable[[], nn.Module]) -> None:
+    """What a consumer sees does not depend on whether the layers before the gates are closed as well."""
+    model = made(make).eval()
+    traced = trace(model, EXAMPLE)
+    keep = [keep_mask(np.random.default_rng(3).permutation(g.num_units), (g.num_units + 1) // 2) for g in traced.groups]
+    at_gates = Trace(
+        tuple(replace(g, producers=tuple(m for m in g.producers if m.module_name in g.gates)) for g in traced.groups)
+    )
+    with torch.no_grad(), masked(model, traced, keep):
+        expected = model(EXAMPLE)
+    with torch.no_grad(), masked(model, at_gates, keep):
+        torch.testing.assert_close(model(EXAMPLE), expected, atol=1e-6, rtol=1e-5)
+
+
+# --- nothing is left behind ------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("is_training", [True, False])
 def test_looking_at_a_model_leaves_it_as_it_was(is_training: bool) -> None:
     model = made(residual).train(is_training)
@@ -368,10 +378,20 @@ def test_a_table_that_disagrees_with_the_network_is_refused() -> None:
     model = plain()
     model.fc2 = model.fc  # one set of parameters under two names is counted once by torch and once here
     assert cost_table(model, EXAMPLE, trace(model, EXAMPLE), "parameters").cost((6, 5)) == 168 + 35 + 24
+    groups = trace(model, EXAMPLE).groups
+    wrong = Trace((replace(groups[0], num_units=4), groups[1]))
+    with pytest.raises(LayoutError, match=r"costs 227 parameters, its cost table says \d+.*replace them"):
+        cost_table(model, EXAMPLE, wrong, "parameters")
+
+
+def test_layers_with_weights_in_common_are_kept_whole_and_counted_once() -> None:
+    model = plain()
     model.twin = conv(3, 6, 3)
     model.twin.weight = model.a.weight
-    with pytest.raises(LayoutError, match=r"costs 233 parameters, its cost table says 395"):
-        cost_table(model, EXAMPLE, trace(model, EXAMPLE), "parameters")
+    traced = trace(model, EXAMPLE)
+    assert [group.name for group in traced.groups] == ["b"]
+    assert traced.frozen["a"] == "a has its weights in common with twin"
+    assert cost_table(model, EXAMPLE, traced, "parameters").cost([3]) == 168 + (6 * 3 + 3) + (4 * 3 + 4) + 6
 
 
 # --- errors and the fingerprint --------------------------------------------------------------------------------------
@@ -395,6 +415,52 @@ def test_a_network_that_decides_by_its_data_and_fails_says_what_is_not_supported
     with pytest.raises(LayoutError, match=r"ValueError: too dark.*data-dependent control flow"):
         trace(model, EXAMPLE)
     assert model.training
+
+
+class Twice(nn.Module):
+    def __init__(self, wrap: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.net, self.wrap = plain(), wrap
+
+    def forward(self, x: Tensor) -> object:
+        return self.wrap(self.net(x))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "got"),
+    [
+        (lambda y: (y, y), "a tuple"),
+        (lambda y: {"out": y}, "a dict"),
+        (lambda y: y[:, :, None, None], "2x4x1x1"),
+        (lambda y: y.sum(), "got ;"),
+        (lambda y: y[:1], "1x4"),
+    ],
+)
+def test_anything_but_logits_is_refused_with_what_to_do(wrap: Callable[[Tensor], object], got: str) -> None:
+    model = Twice(wrap).train()
+    with pytest.raises(LayoutError, match=r"Twice: expected logits 2xclasses for 2 samples, got .*wrap it") as caught:
+        trace(model, EXAMPLE)
+    assert got in str(caught.value)
+    assert model.training
+
+
+def test_a_computed_weight_is_refused_with_what_to_do() -> None:
+    model = plain()
+    weight_norm(model.b)
+    with pytest.raises(LayoutError, match=r"b \(.*Conv2d\): its weight is computed.*remove_parametrizations"):
+        trace(model, EXAMPLE)
+
+
+def test_what_torch_pruning_cannot_follow_is_an_error_with_a_next_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lost(*_: object, **__: object) -> None:
+        msg = "integer division or modulo by zero"
+        raise ZeroDivisionError(msg)
+
+    monkeypatch.setattr("torch_pruning.DependencyGraph.get_all_groups", lost)
+    with pytest.raises(LayoutError, match=r"Net cannot be traced: ZeroDivisionError.*channel shuffle.*another network"):
+        trace(plain(), EXAMPLE)
 
 
 def test_nothing_to_prune_names_what_is_frozen() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from prunefleet_edge.pruning import MAX_DIFFERENCE, check_slimming, slim
-from prunefleet_edge.saliency import masked
-from prunefleet_edge.tracing import cost_table, count_macs, trace
+from prunefleet_edge.gating import masked
+from prunefleet_edge.onboarding import MAX_DIFFERENCE, check_slimming, onboard
+from prunefleet_edge.pruning import slim
+from prunefleet_edge.tracing import Trace, cost_table, count_macs, trace
 from prunefleet_shared.errors import LayoutError
 from prunefleet_shared.masks import keep_mask
 
@@ -126,6 +129,68 @@ def test_masking_and_removing_are_the_same_and_cost_what_the_table_says(problem)
     assert cost_table(model, example, traced).cost(widths) == count_macs(small, example)
 
 
+def accepted(model: nn.Module, example: Tensor) -> Trace | None:
+    """What onboarding accepts; None if it refuses the network."""
+    try:
+        return onboard(model, example)
+    except LayoutError:
+        return None
+
+
+def agree(model: nn.Module, example: Tensor, traced: Trace, rng: np.random.Generator) -> None:
+    """Masked and slim compute the same, in float64, over a few random choices of channels."""
+    wide, x = copy.deepcopy(model).double().eval(), example.double()
+    for _ in range(3):
+        widths = [int(rng.integers(1, group.num_units + 1)) for group in traced.groups]
+        pairs = zip(traced.groups, widths, strict=True)
+        masks = [keep_mask(rng.permutation(group.num_units), width) for group, width in pairs]
+        with torch.no_grad():
+            with masked(wide, traced, masks):
+                expected = wide(x)
+            torch.testing.assert_close(slim(wide, x, masks, traced)(x), expected, atol=1e-9, rtol=1e-9)
+
+
+@given(problems())
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_onboarding_accepts_only_what_is_safe_and_all_that_tracing_finds_here(problem):
+    model, example, rng = problem
+    safe = accepted(model, example)
+    if safe is None:
+        return
+    assert len(safe.groups) + len(safe.frozen) == len(trace(model, example).groups) + len(trace(model, example).frozen)
+    reasons = set(safe.frozen.values()) - set(trace(model, example).frozen.values())
+    assert all("does not depend on it" in reason for reason in reasons), "nothing else is wrong with these networks"
+    agree(model, example, safe, rng)
+
+
+BETWEEN = (torch.sigmoid, F.softplus, torch.cos, lambda x: x.flip(1), lambda x: x - x.mean(dim=1, keepdim=True))
+
+
+class Spoilt(nn.Module):
+    """A random network with something after one of its stages that may not be pruned across."""
+
+    def __init__(self, net: nn.Module, place: int, function: int) -> None:
+        super().__init__()
+        self.net, self.place, self.function = net, place, BETWEEN[function]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, layer in enumerate(self.net.features):
+            x = layer(x)
+            if index == self.place:
+                x = self.function(x)
+        return self.net.head(x.flatten(1) if self.net.flatten else x.mean(dim=(2, 3)))
+
+
+@given(problems(), st.integers(0, 4), st.integers(0, len(BETWEEN) - 1))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_whatever_is_in_a_network_no_group_is_accepted_that_is_not_safe(problem, place, function):
+    net, example, rng = problem
+    model = Spoilt(net, place, function)
+    safe = accepted(model, example)
+    if safe is not None:
+        agree(model, example, safe, rng)
+
+
 @given(problems())
 @settings(max_examples=EXAMPLES // 4, deadline=None)
 def test_keeping_everything_changes_nothing(problem):
@@ -172,4 +237,4 @@ class FlattenedConcat(nn.Module):
 def test_what_cannot_be_followed_is_refused_rather_than_pruned_wrongly(left, right):
     model, example = FlattenedConcat(left, right), torch.rand(2, 2, 6, 6)
     with pytest.raises(LayoutError):
-        check_slimming(model, example, trace(model, example))
+        onboard(model, example)

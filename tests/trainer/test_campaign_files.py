@@ -95,10 +95,23 @@ def test_tables_by_unit() -> None:
         FILES.table("latency")
 
 
-def test_a_network_that_cannot_be_slimmed_is_refused() -> None:
-    layers = [nn.Conv2d(1, 6, 3), nn.Sigmoid(), nn.Conv2d(6, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    with pytest.raises(LayoutError, match="Sequential: removing channels changes the output"):
-        describe_base(SPEC, nn.Sequential(*layers, nn.Linear(5, 4)))
+def sequential(*between: nn.Module) -> nn.Module:
+    layers = [nn.Conv2d(1, 6, 3), *between, nn.Conv2d(6, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(5, 4))
+
+
+def test_a_group_that_cannot_be_pruned_safely_is_not_in_the_layout() -> None:
+    model = sequential(nn.Sigmoid())
+    files = describe_base(SPEC, model)
+    assert [group.name for group in files.layout.groups] == ["2"]
+    assert files.l1_scores_C.shape == (5,)
+    assert files.parameters.cost((5,)) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_a_network_with_nothing_to_prune_safely_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Sigmoid(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+    with pytest.raises(LayoutError, match="Sequential has no channel group that is safe to prune"):
+        describe_base(SPEC, model)
 
 
 def test_a_network_for_another_input_is_refused() -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunefleet_edge.models import ARCHITECTURES, ModelSpec, parse_spec
+from prunefleet_edge.models.weights import read_base
 from prunefleet_edge.threads import DEFAULT_THREADS, use_threads
-from prunefleet_edge.work import load_weights
 from prunefleet_shared.campaign import Campaign, CohortPolicy
 from prunefleet_shared.errors import ConfigError, InputError
 from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign
-from prunefleet_trainer.public import read_base, train_base
+from prunefleet_trainer.public import train_base
 from prunefleet_trainer.recipe_name import RecipeName
 from prunefleet_trainer.recipes import public_recipes
 from prunefleet_trainer.retrain_job import epoch_teller
@@ -33,7 +33,7 @@ class CampaignWish:
 
     Attributes:
         device_class: Whom it is for.
-        model: Specification, such as ``resnet8/1x12x12/10``.
+        model: Specification, such as ``resnet8/1x12x12/10``; see ``prunefleet_edge.models``.
         base: The base's safetensors file; None trains one on ``public``.
         public: Public data, as ``data_source.load_source`` reads it; None only with a ``base``.
         levels_permille: What may remain of the dense cost at each level, in thousandths, falling.
@@ -143,11 +143,7 @@ def _given(path: Path, spec: ModelSpec, public: Samples | None) -> nn.Module:
     except OSError as error:
         msg = f"{path}: expected a safetensors file, got {error.strerror}"
         raise InputError(msg) from None
-    if public is not None:
-        return read_base(spec, weights, public)
-    from prunefleet_edge.models import build
-
-    return load_weights(build(spec), weights, str(path)).eval()
+    return read_base(spec, weights, str(path), public, allowed_code=(spec.architecture,))  # it was typed here
 
 
 def _trained(wish: CampaignWish, spec: ModelSpec, public: Samples | None, say: Callable[[str], None]) -> nn.Module:
@@ -159,4 +155,5 @@ def _trained(wish: CampaignWish, spec: ModelSpec, public: Samples | None, say: C
     check_trainable(public, wish.public or "public data")
     recipe = public_recipes(wish.recipe, spec).with_epochs(wish.epochs).base
     say(f"training a base {spec} for {recipe.epochs} epochs")
-    return train_base(spec, public, recipe, wish.seed, epoch_teller("base", recipe.epochs))
+    teller = epoch_teller("base", recipe.epochs)
+    return train_base(spec, public, recipe, wish.seed, teller, allowed_code=(spec.architecture,))  # it was typed here

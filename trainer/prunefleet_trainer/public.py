@@ -7,63 +7,57 @@ suggest. Until then every image counts the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from prunefleet_edge.data import Samples
 from prunefleet_edge.models import ModelSpec, build, example_input, parse_spec
-from prunefleet_edge.models.resnet import Normalised
+from prunefleet_edge.models import weights as weights_file
+from prunefleet_edge.models.weights import load_weights, save_weights, set_normalisation
 from prunefleet_edge.pruning import slim
 from prunefleet_edge.recipes import Recipe
+from prunefleet_edge.tracing import trace
 from prunefleet_edge.training import train
-from prunefleet_edge.work import load_weights, save_weights
-from prunefleet_shared.errors import InputError
+from prunefleet_shared.layout import Layout
 from prunefleet_shared.masks import BoolArray
 
 
 def train_base(
-    spec: ModelSpec, public: Samples, recipe: Recipe, seed: int, on_epoch: Callable[[int], None] | None = None
+    spec: ModelSpec,
+    public: Samples,
+    recipe: Recipe,
+    seed: int,
+    on_epoch: Callable[[int], None] | None = None,
+    allowed_code: Collection[str] = (),
 ) -> nn.Module:
     """A dense base from random weights, its input normalisation measured on ``public``."""
-    model = set_normalisation(fresh(spec, seed), public)
+    model = set_normalisation(fresh(spec, seed, allowed_code), public)
     return train(model, public, recipe, seed, on_epoch)
 
 
-def fresh(spec: ModelSpec, seed: int) -> nn.Module:
-    """A network of ``spec`` with weights drawn from ``seed``; torch's global generator is left as it was."""
+def fresh(spec: ModelSpec, seed: int, allowed_code: Collection[str] = ()) -> nn.Module:
+    """A network of ``spec`` with weights drawn from ``seed``; torch's global generator is left as it was.
+
+    ``allowed_code`` and errors: see :func:`prunefleet_edge.models.build`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build(spec)
+        return build(spec, allowed_code)
 
 
-def set_normalisation(model: nn.Module, public: Samples) -> nn.Module:
-    """Write the per-channel mean and standard deviation of ``public`` into the network."""
-    if isinstance(model, Normalised):
-        std, mean = torch.std_mean(public.images, dim=(0, 2, 3), keepdim=True)
-        model.mean.copy_(mean)
-        model.std.copy_(std.clamp_min(1e-3))
-    return model
-
-
-def read_base(spec: ModelSpec, weights: bytes, public: Samples) -> nn.Module:
+def read_base(spec: ModelSpec, weights: bytes, public: Samples, allowed_code: Collection[str] = ()) -> nn.Module:
     """A base from a safetensors file: ours (normalisation inside), or a bare network trained with the usual one.
 
     Raises:
+        ConfigError: There is no such network, or it is code that is not allowed.
         InputError: The file is for another network.
     """
-    model = build(spec)
-    try:
-        return load_weights(model, weights, "base file").eval()
-    except InputError:
-        if not isinstance(model, Normalised):
-            raise
-    load_weights(model.net, weights, "base file")
-    return set_normalisation(model, public).eval()
+    return weights_file.read_base(spec, weights, "base file", public, allowed_code)
 
 
-def retrain_slim_base(
+def retrain_slim_base(  # noqa: PLR0913 - all that a slim base follows from
     model: str,
     base: bytes,
     masks: Sequence[BoolArray],
@@ -71,7 +65,10 @@ def retrain_slim_base(
     recipe: Recipe,
     seed: int,
     draw_weights: Tensor | None = None,
+    *,
     on_epoch: Callable[[int], None] | None = None,
+    layout: Layout | None = None,
+    allowed_code: Collection[str] = (),
 ) -> bytes:
     """Prune the base to ``masks`` and retrain it on public data.
 
@@ -84,13 +81,15 @@ def retrain_slim_base(
         seed: Of order and augmentation.
         draw_weights: Relative frequency of each public image, float N; None draws every image equally often.
         on_epoch: Called with the number of epochs done.
+        layout: Whose groups the masks are for; None for all that can be traced.
+        allowed_code: See :func:`prunefleet_edge.models.build`.
 
     Returns:
         The slim network's weights, safetensors.
     """
     spec = parse_spec(model)
-    dense = load_weights(build(spec), base, "base model")
-    small = slim(dense, example_input(spec), masks)
+    dense, example = load_weights(build(spec, allowed_code), base, "base model"), example_input(spec)
+    small = slim(dense, example, masks, trace(dense, example).as_in(layout) if layout else None)
     samples = public if draw_weights is None else _draw(public, draw_weights, seed)
     return save_weights(train(small, samples, recipe, seed, on_epoch))
 
