@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunefleet_edge.threads import DEFAULT_THREADS
+from prunefleet_edge.prune_command import prune, retrain
+from prunefleet_edge.retraining_options import FLEET_STRATEGIES
 from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.roles import Role
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from prunefleet_edge.state_folder import StateFolder
     from prunefleet_shared.identity_folder import Identity
 
-app = typer.Typer(no_args_is_help=True, help="Run a device, and see what leaves it.", add_completion=False)
+_HELP = "Run a device, see what leaves it, and prune without a fleet."
+app = typer.Typer(no_args_is_help=True, help=_HELP, add_completion=False)
 StateOption = Annotated[
     Path | None, typer.Option("--state", metavar="DIR", help="The device's state folder ($PRUNEFLEET_STATE).")
 ]
@@ -39,9 +41,13 @@ TokenDirOption = Annotated[
 ]
 
 
+app.command()(prune)
+app.command()(retrain)
+
+
 @app.callback()
 def edge() -> None:
-    """Run a device, and see what leaves it."""
+    """Run a device, see what leaves it, and prune without a fleet."""
 
 
 @app.command()
@@ -60,31 +66,62 @@ def join(
 
 
 @app.command()
-def run(
-    data: DataOption,
+def run(  # noqa: PLR0913 - one argument per option
     *,
+    data: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="A folder LABEL/*.png, npz:PATH, or another KIND:ARGUMENT.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with the options' names as keys; options win over it.")
+    ] = None,
     state: StateOption = None,
     token_dir: TokenDirOption = None,
-    device_class: Annotated[str, typer.Option("--class", help="The device class (default: the identity's).")] = "",
+    device_class: Annotated[
+        str | None, typer.Option("--class", help="The device class (default: the identity's).")
+    ] = None,
     allow_plain: Annotated[
-        bool, typer.Option("--allow-plain", help="Agree to campaigns in which the coordinator sees each contribution.")
-    ] = False,
-    once: Annotated[bool, typer.Option("--once", help="End after one campaign.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads to train with.")] = DEFAULT_THREADS,
+        bool | None,
+        typer.Option("--allow-plain", help="Agree to campaigns in which the coordinator sees each contribution."),
+    ] = None,
+    allow_factory: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PACKAGE.MODULE:FACTORY", help="Let this code make a campaign's network; may be given repeatedly."
+        ),
+    ] = None,
+    once: Annotated[bool | None, typer.Option("--once", help="End after one campaign.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads to train with (default 1).")] = None,
     preset: PresetOption = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help=f"How to retrain the fleet's network here: {', '.join(FLEET_STRATEGIES)} (default all). Its numbers "
+            "are keys of the table [retraining] in the configuration."
+        ),
+    ] = None,
 ) -> None:
     """Take part in campaigns, one after the other, until told to stop (SIGTERM or Ctrl-C)."""
-    from prunefleet_edge.device_process import DeviceOptions
-    from prunefleet_edge.recipes import check_recipe_name
+    from prunefleet_edge.device_settings import load_device_settings
     from prunefleet_shared.identity_folder import load_identity
 
-    folder, recipe = _folder(state), preset or _recipe_for(data)
-    check_recipe_name(recipe)
-    if token_dir is not None:
-        _join(folder, None, token_dir)
+    given = {
+        "data": data,
+        "state": state,
+        "token_dir": token_dir,
+        "class": device_class,
+        "allow_plain": allow_plain,
+        "allow_factory": allow_factory or None,
+        "once": once,
+        "threads": threads,
+        "preset": preset,
+    }
+    settings = load_device_settings(config, given, strategy)
+    options, folder = settings.options(), _folder(settings.state)
+    if settings.token_dir is not None:
+        _join(folder, None, settings.token_dir)
     else:
         load_identity(folder.path, Role.DEVICE)
-    _run_until_told(folder, DeviceOptions(data, device_class, recipe, threads, allow_plain, once))
+    _run_until_told(folder, options)
 
 
 @app.command()
@@ -144,8 +181,9 @@ def dry_run(
 ) -> None:
     """Prepare the vote and print exactly what would be sent. Sends nothing and opens no connection."""
     from prunefleet_edge.dry_run import dry_run_json, dry_run_text, try_dry_run
+    from prunefleet_edge.prune_settings import default_recipe
 
-    recipe = preset or _recipe_for(data)
+    recipe = preset or default_recipe(data)
     _tell("preparing the vote; this takes as long as it would in a campaign")
     result = try_dry_run(_folder(state), data, campaign, recipe)
     typer.echo(dry_run_json(result) if as_json else dry_run_text(result))
@@ -172,10 +210,6 @@ def _run_until_told(folder: StateFolder, options: DeviceOptions) -> None:
     kept = kept_facts(folder.kept)
     words = "no network kept" if kept is None else f"kept {kept.get('path')} at {kept.get('cost_permille')} / 1000"
     typer.echo(f"campaign {ending}; {words}")
-
-
-def _recipe_for(source: str) -> str:
-    return "digits" if source.partition(":")[0] == "digits" else "images"
 
 
 def _folder(state: Path | None) -> StateFolder:

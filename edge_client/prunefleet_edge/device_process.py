@@ -23,6 +23,7 @@ from prunefleet_edge.egress import Egress, enrolment_record
 from prunefleet_edge.local_work import LocalWork
 from prunefleet_edge.model_cache import FolderCache
 from prunefleet_edge.policy import owner_policy
+from prunefleet_edge.retraining_options import PLAIN, RetrainingOptions
 from prunefleet_edge.runner import DeviceRunner, Standing
 from prunefleet_edge.state_folder import StateFolder
 from prunefleet_edge.status import HEARTBEAT_S, MAX_FILES_NAMED, Status, StatusFile
@@ -52,6 +53,8 @@ class DeviceOptions:
         threads: torch's.
         allow_plain: The owner agrees to campaigns that are not private.
         is_once: End after one campaign.
+        allowed_code: Each ``package.module:factory`` that the owner lets a campaign's network be made by.
+        retraining: How the fleet's slim base is fine-tuned.
     """
 
     source: str
@@ -60,6 +63,8 @@ class DeviceOptions:
     threads: int
     allow_plain: bool
     is_once: bool
+    allowed_code: tuple[str, ...] = ()
+    retraining: RetrainingOptions = PLAIN
 
 
 class DeviceProcess:
@@ -155,7 +160,11 @@ class DeviceProcess:
             rng=rng,
             on_state=self._says,
             cache=FolderCache(self._folder.cache),
-            check_policy=owner_policy(identity.coordinator_address, allow_plain=self._options.allow_plain),
+            check_policy=owner_policy(
+                identity.coordinator_address,
+                allow_plain=self._options.allow_plain,
+                allowed_code=self._options.allowed_code,
+            ),
         )
         return await self._runner.run()
 
@@ -168,6 +177,8 @@ class DeviceProcess:
             threads=self._options.threads,
             work_dir=self._folder.work,
             kept_dir=self._folder.kept,
+            allowed_code=self._options.allowed_code,
+            retraining=self._options.retraining,
         )
         return LocalWork(setup, on_skipped=self._skipped)
 

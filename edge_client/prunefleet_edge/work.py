@@ -7,14 +7,12 @@ process; ``device.DeviceWork`` is how the round sees them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import nn
 
 from prunefleet_edge.data import Samples, check_trainable, stratified_halves
@@ -23,14 +21,18 @@ from prunefleet_edge.evaluation import losses
 from prunefleet_edge.gate import CROSS_FIT_BELOW, DEFAULT_MARGIN, Verdict, compare
 from prunefleet_edge.latency import latency_ratio
 from prunefleet_edge.models import build, example_input, parse_spec
-from prunefleet_edge.pruning import keep_masks, masks_by_order, narrowest_widths, per_cost, rank_widths, slim
+from prunefleet_edge.models.weights import load_weights, save_weights
+from prunefleet_edge.pruning import Candidate, slim
+from prunefleet_edge.ranking import keep_masks, masks_by_order, narrowest_widths, per_cost, rank_widths
 from prunefleet_edge.recipes import Recipe
+from prunefleet_edge.retraining import retrain, strategy_named
+from prunefleet_edge.retraining_options import PLAIN, RetrainingOptions, check_for_slim
 from prunefleet_edge.saliency import l1_saliency, taylor_saliency
-from prunefleet_edge.tracing import trace
+from prunefleet_edge.tracing import Trace, trace
 from prunefleet_edge.training import train
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.documents import digest
-from prunefleet_shared.errors import InputError, LayoutError
+from prunefleet_shared.errors import InputError
 from prunefleet_shared.layout import option_for_width
 from prunefleet_shared.masks import BoolArray, FloatArray, grade_layout
 from prunefleet_shared.metrics import Outcome
@@ -45,25 +47,16 @@ class WorkOptions:
         seed: Of order, augmentation and splits.
         margin: The gate's, nats per image.
         state_dir: Where the dense working copy is kept between calls; None trains it anew each time.
+        allowed_code: Each ``package.module:factory`` that the owner lets a campaign's network be made by.
+        retraining: How the fleet's slim base is fine-tuned; the device's own choice is always trained plainly.
     """
 
     fine_tuning: Recipe
     seed: int
     margin: float = DEFAULT_MARGIN
     state_dir: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A slim network, and which channels of the dense one it has.
-
-    Attributes:
-        model: The network.
-        masks: For each group of the layout, True = kept.
-    """
-
-    model: nn.Module
-    masks: tuple[BoolArray, ...]
+    allowed_code: tuple[str, ...] = ()
+    retraining: RetrainingOptions = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,62 +76,69 @@ class Personalised:
     outcome: Outcome
 
 
-def save_weights(model: nn.Module) -> bytes:
-    """A network's weights as the bytes of a safetensors file."""
-    return save_tensors({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
-
-
-def load_weights(model: nn.Module, weights: bytes, what: str) -> nn.Module:
-    """Fill ``model`` from the bytes of a safetensors file.
-
-    Raises:
-        InputError: Not such a file, or for another network.
-    """
-    try:
-        model.load_state_dict(load_tensors(weights))
-    except Exception as error:  # safetensors and torch raise several kinds; the user needs one
-        msg = f"{what}: not the weights of {type(model).__name__}: {str(error).splitlines()[0]}"
-        raise InputError(msg) from error
-    return model
-
-
-def load_base(campaign: Campaign, base: bytes) -> nn.Module:
+def load_base(campaign: Campaign, base: bytes, allowed_code: Collection[str] = ()) -> nn.Module:
     """The campaign's dense network with the shipped weights.
 
     Raises:
+        ConfigError: The network is made by code that the owner has not allowed.
         InputError: The weights do not fit.
     """
-    return load_weights(build(parse_spec(campaign.model)), base, "base model")
+    return load_weights(build(parse_spec(campaign.model), allowed_code), base, "base model")
 
 
-def load_masked(campaign: Campaign, masks: Sequence[BoolArray], weights: bytes) -> nn.Module:
+def load_masked(
+    campaign: Campaign, masks: Sequence[BoolArray], weights: bytes, allowed_code: Collection[str] = ()
+) -> nn.Module:
     """The campaign's network without the channels that are False in ``masks``, with slim weights.
 
     Raises:
+        ConfigError: The network is made by code that the owner has not allowed.
         LayoutError: The masks do not fit the network.
         InputError: The weights do not fit.
     """
-    spec = parse_spec(campaign.model)
-    return load_weights(slim(build(spec), example_input(spec), masks), weights, "slim base").eval()
+    small = slim_as_asked(campaign, build(parse_spec(campaign.model), allowed_code), masks)
+    return load_weights(small, weights, "slim base").eval()
 
 
-def load_slim(campaign: Campaign, decision: Decision, slim_base: bytes) -> nn.Module:
+def load_slim(
+    campaign: Campaign, decision: Decision, slim_base: bytes, allowed_code: Collection[str] = ()
+) -> nn.Module:
     """The decided slim network with the shipped weights; errors as :func:`load_masked`."""
-    return load_masked(campaign, masks_by_order(decision.prior, decision.widths), slim_base)
+    return load_masked(campaign, masks_by_order(decision.prior, decision.widths), slim_base, allowed_code)
 
 
-def layout_fingerprint(campaign: Campaign, base: bytes) -> str:
-    """Fingerprint of the layout this device traces from the campaign's base.
+def layout_fingerprint(campaign: Campaign, base: bytes, allowed_code: Collection[str] = ()) -> str:
+    """Fingerprint of the layout this device traces from the campaign's base, without groups the operator left out.
 
     Raises:
+        ConfigError: The network is made by code that the owner has not allowed.
         LayoutError: It cannot be traced.
     """
-    return trace(load_base(campaign, base), example_input(parse_spec(campaign.model))).layout.fingerprint()
+    traced = trace(load_base(campaign, base, allowed_code), example_input(parse_spec(campaign.model)))
+    return traced.only([group.name for group in campaign.layout.groups]).layout.fingerprint()
+
+
+def traced_as_asked(campaign: Campaign, dense: nn.Module) -> Trace:
+    """The groups of the campaign's layout in ``dense``; the operator may have kept others whole.
+
+    Raises:
+        LayoutError: The network has other groups.
+    """
+    return trace(dense, example_input(parse_spec(campaign.model))).as_in(campaign.layout)
+
+
+def slim_as_asked(campaign: Campaign, dense: nn.Module, masks: Sequence[BoolArray]) -> nn.Module:
+    """``dense`` without the channels that are False in ``masks``, which follow the campaign's layout.
+
+    Raises:
+        LayoutError: The network has other groups, or the masks do not fit.
+    """
+    return slim(dense, example_input(parse_spec(campaign.model)), masks, traced_as_asked(campaign, dense))
 
 
 def dense_copy(campaign: Campaign, base: bytes, samples: Samples, options: WorkOptions) -> nn.Module:
     """The dense working copy: the base fine-tuned on ``samples``; taken from ``state_dir`` when it is there."""
-    model = load_base(campaign, base)
+    model = load_base(campaign, base, options.allowed_code)
     path = _copy_path(base, samples, options)
     if path and path.exists():
         try:
@@ -146,7 +146,7 @@ def dense_copy(campaign: Campaign, base: bytes, samples: Samples, options: WorkO
         except InputError:
             # A product, cut short when the power went: made again, from the base.
             path.unlink()
-            model = load_base(campaign, base)
+            model = load_base(campaign, base, options.allowed_code)
     train(model, samples, options.fine_tuning, options.seed)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,10 +170,7 @@ def vote_scores(campaign: Campaign, dense: nn.Module, samples: Samples) -> Float
     Where Taylor says nothing (a copy whose training went astray has no finite gradient, a perfect one none at all),
     the L1 norm of the copy's weights takes its place.
     """
-    traced = trace(dense, example_input(parse_spec(campaign.model)))
-    if traced.layout != campaign.layout:
-        msg = "the network traced here has another layout than the campaign's; compare library versions"
-        raise LayoutError(msg)
+    traced = traced_as_asked(campaign, dense)
     scores = taylor_saliency(dense, traced, samples.images, samples.labels)
     if not np.isfinite(scores).all() or not scores.any():
         scores = np.nan_to_num(l1_saliency(dense, traced))
@@ -221,7 +218,7 @@ def own_candidate(campaign: Campaign, base: bytes, budget: int, samples: Samples
     scores = vote_scores(campaign, dense, samples)
     widths = rank_widths(campaign.layout, campaign.cost_table, scores, budget)
     masks = keep_masks(campaign.layout, scores, widths)
-    small = slim(dense, example_input(parse_spec(campaign.model)), masks)
+    small = slim_as_asked(campaign, dense, masks)
     return Candidate(train(small, samples, options.fine_tuning, options.seed), tuple(masks))
 
 
@@ -231,23 +228,29 @@ def personalise(
     """Fine-tune the slim base here, set it against the device's own choice at equal cost, and keep the better.
 
     Raises:
+        ConfigError: A strategy that a slim network has nothing for (the owner's to mend).
         InputError: The data cannot be learned from, or weights do not fit.
         LayoutError: The decision does not fit the network.
     """
+    check_for_slim(options.retraining)
     check_trainable(own, "private data")
-    shipped = load_slim(campaign, decision, slim_base)
+    shipped = load_slim(campaign, decision, slim_base, options.allowed_code)
     # A fleet may narrow a group further than a device's own ranking would.
     budget = max(decision.cost, campaign.cost_table.cost(narrowest_widths(campaign.layout)))
 
     def fleet_net(samples: Samples) -> Candidate:
         masks = tuple(masks_by_order(decision.prior, decision.widths))
-        return Candidate(train(copy.deepcopy(shipped), samples, options.fine_tuning, options.seed), masks)
+        recipe, teacher = options.fine_tuning, None
+        if options.retraining.strategy == "distilled":
+            teacher = dense_copy(campaign, base, samples, options)  # fitted on no other images than the network is
+        strategy = strategy_named(options.retraining, teacher=teacher, label_smoothing=recipe.label_smoothing)
+        return Candidate(retrain(copy.deepcopy(shipped), None, samples, recipe, strategy, options.seed), masks)
 
     def own_net(samples: Samples) -> Candidate:
         return own_candidate(campaign, base, budget, samples, options)
 
     kept, verdict = _judge(fleet_net, own_net, own, options)
-    ratio = latency_ratio(kept.model, load_base(campaign, base), own.images[:1])
+    ratio = latency_ratio(kept.model, load_base(campaign, base, options.allowed_code), own.images[:1])
     return Personalised(kept.model, kept.masks, verdict, Outcome(True, verdict.accepted, verdict.accuracy_gain, ratio))
 
 

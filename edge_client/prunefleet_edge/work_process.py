@@ -16,6 +16,7 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prunefleet_edge.retraining_options import PLAIN, RetrainingOptions
 from prunefleet_edge.threads import use_threads
 from prunefleet_shared.errors import InputError, LayoutError, PrunefleetError
 
@@ -42,6 +43,8 @@ class WorkSetup:
         threads: torch's.
         work_dir: Where dense copies are kept between calls; None keeps none.
         kept_dir: Where the networks go that the device keeps; None keeps none.
+        allowed_code: Each ``package.module:factory`` that the owner lets a campaign's network be made by.
+        retraining: How the fleet's slim base is fine-tuned.
     """
 
     source: str
@@ -51,6 +54,8 @@ class WorkSetup:
     threads: int
     work_dir: Path | None
     kept_dir: Path | None
+    allowed_code: tuple[str, ...] = ()
+    retraining: RetrainingOptions = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,7 @@ class Worker:
 
         data = self._load(campaign)
         check_trainable(data.samples, self._setup.source)
-        return layout_fingerprint(campaign, base), data.skipped
+        return layout_fingerprint(campaign, base, self._setup.allowed_code), data.skipped
 
     def vote(self, campaign: Campaign, base: bytes) -> Vote:
         """See ``work.prepare_vote``."""
@@ -129,6 +134,7 @@ class Worker:
             cost=table.cost([len(indices) for indices in kept]),
             dense_cost=table.cost(campaign.layout.dense_widths),
             unit=table.unit,
+            group_names=tuple(group.name for group in campaign.layout.groups),
         )
         if self._setup.kept_dir is not None:
             save_kept(self._setup.kept_dir / f"level-{decision.level}.safetensors", done.kept, info)
@@ -148,7 +154,13 @@ class Worker:
         from prunefleet_edge.recipes import recipe_named
         from prunefleet_edge.work import WorkOptions
 
-        return WorkOptions(recipe_named(self._setup.recipe), self._setup.seed, state_dir=self._setup.work_dir)
+        return WorkOptions(
+            recipe_named(self._setup.recipe),
+            self._setup.seed,
+            state_dir=self._setup.work_dir,
+            allowed_code=self._setup.allowed_code,
+            retraining=self._setup.retraining,
+        )
 
     def _tidy(self) -> None:
         if self._setup.work_dir is not None:

@@ -37,7 +37,9 @@ def checked(model: type[M], values: dict[str, Any]) -> M:
     try:
         return model(**values)
     except ValidationError as error:
-        raise ConfigError(_in_words(error, list(model.model_fields))) from None
+        raise ConfigError(
+            _in_words(error, [field.alias or name for name, field in model.model_fields.items()])
+        ) from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -51,6 +53,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _in_words(error: ValidationError, known: list[str]) -> str:
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{name}: expected a value, got none; give it as an option or in the configuration"
     if first["type"] != "extra_forbidden":
         text = str(first["msg"]).removeprefix("Value error, ")
         return f"{name}: {text}, got {first['input']!r}" if name else text

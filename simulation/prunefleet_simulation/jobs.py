@@ -122,7 +122,7 @@ def slim_base_job(
 ) -> bytes:
     """The trainer's work on a decision."""
     samples = public.samples(parse_spec(campaign.model).num_classes, "public data")
-    return retrain_slim_base(campaign.model, base, masks, samples, recipe, seed)
+    return retrain_slim_base(campaign.model, base, masks, samples, recipe, seed, layout=campaign.layout)
 
 
 def agnostic_job(

@@ -36,7 +36,8 @@ from prunefleet_edge.local_work import LocalWork
 from prunefleet_edge.models import build, example_input, parse_spec
 from prunefleet_edge.network_file import load_kept, read_kept_info
 from prunefleet_edge.policy import owner_policy
-from prunefleet_edge.pruning import masks_by_order, slim
+from prunefleet_edge.pruning import slim
+from prunefleet_edge.ranking import masks_by_order
 from prunefleet_edge.state_folder import StateFolder
 from prunefleet_edge.status import is_fresh, read_status
 from prunefleet_edge.work import load_base, save_weights

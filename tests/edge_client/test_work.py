@@ -16,7 +16,8 @@ from prunefleet_edge.data import Samples
 from prunefleet_edge.egress import outcome_vector, vote_vector
 from prunefleet_edge.gate import Verdict
 from prunefleet_edge.models import build, example_input, parse_spec
-from prunefleet_edge.pruning import masks_by_order, per_cost, rank_widths, slim
+from prunefleet_edge.pruning import slim
+from prunefleet_edge.ranking import masks_by_order, per_cost, rank_widths
 from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.saliency import l1_saliency
 from prunefleet_edge.tracing import count_macs, trace
@@ -328,12 +329,20 @@ class Diary:
 
         return spy
 
+    def spying_with_masks(self, what: str, function: Callable[..., object]) -> Callable[..., object]:
+        def spy(model: nn.Module, masks: object, part: Samples, *rest: object) -> object:
+            self.note(what, part)
+            return function(model, masks, part, *rest)
+
+        return spy
+
 
 @pytest.mark.parametrize("num", [24, 99, 100, 120])
 def test_neither_candidate_is_judged_by_an_image_it_was_trained_on(num: int, monkeypatch: pytest.MonkeyPatch) -> None:
     own = samples(num)
     diary = Diary(own)
     monkeypatch.setattr(work, "train", diary.spying("train", work.train))
+    monkeypatch.setattr(work, "retrain", diary.spying_with_masks("train", work.retrain))
     monkeypatch.setattr(work, "losses", diary.spying("judge", work.losses))
     personalise(
         CAMPAIGN, DECISION, BASE, SLIM_BASE, own, replace(OPTIONS, fine_tuning=replace(OPTIONS.fine_tuning, epochs=1))
