@@ -41,6 +41,35 @@ TokenDirOption = Annotated[
 ]
 
 
+SourceOption = Annotated[
+    str | None,
+    typer.Option("--data", metavar="SOURCE", help="A folder LABEL/*.png, npz:PATH, or another KIND:ARGUMENT."),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with the options' names as keys; options win over it.")
+]
+ClassOption = Annotated[str | None, typer.Option("--class", help="The device class (default: the identity's).")]
+AllowPlainOption = Annotated[
+    bool | None,
+    typer.Option("--allow-plain", help="Agree to campaigns in which the coordinator sees each contribution."),
+]
+AllowFactoryOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PACKAGE.MODULE:FACTORY", help="Let this code make a campaign's network; may be given repeatedly."
+    ),
+]
+OnceOption = Annotated[bool | None, typer.Option("--once", help="End after one campaign.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Threads to train with (default 1).")]
+StrategyOption = Annotated[
+    str | None,
+    typer.Option(
+        help=f"How to retrain the fleet's network here: {', '.join(FLEET_STRATEGIES)} (default all). Its numbers "
+        "are keys of the table [retraining] in the configuration."
+    ),
+]
+
+
 app.command()(prune)
 app.command()(retrain)
 
@@ -68,37 +97,17 @@ def join(
 @app.command()
 def run(  # noqa: PLR0913 - one argument per option
     *,
-    data: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="A folder LABEL/*.png, npz:PATH, or another KIND:ARGUMENT.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with the options' names as keys; options win over it.")
-    ] = None,
+    data: SourceOption = None,
+    config: ConfigOption = None,
     state: StateOption = None,
     token_dir: TokenDirOption = None,
-    device_class: Annotated[
-        str | None, typer.Option("--class", help="The device class (default: the identity's).")
-    ] = None,
-    allow_plain: Annotated[
-        bool | None,
-        typer.Option("--allow-plain", help="Agree to campaigns in which the coordinator sees each contribution."),
-    ] = None,
-    allow_factory: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PACKAGE.MODULE:FACTORY", help="Let this code make a campaign's network; may be given repeatedly."
-        ),
-    ] = None,
-    once: Annotated[bool | None, typer.Option("--once", help="End after one campaign.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads to train with (default 1).")] = None,
+    device_class: ClassOption = None,
+    allow_plain: AllowPlainOption = None,
+    allow_factory: AllowFactoryOption = None,
+    once: OnceOption = None,
+    threads: ThreadsOption = None,
     preset: PresetOption = None,
-    strategy: Annotated[
-        str | None,
-        typer.Option(
-            help=f"How to retrain the fleet's network here: {', '.join(FLEET_STRATEGIES)} (default all). Its numbers "
-            "are keys of the table [retraining] in the configuration."
-        ),
-    ] = None,
+    strategy: StrategyOption = None,
 ) -> None:
     """Take part in campaigns, one after the other, until told to stop (SIGTERM or Ctrl-C)."""
     from prunefleet_edge.device_settings import load_device_settings
