@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prunefleet_edge.profile_command import profile
 from prunefleet_edge.prune_command import prune, retrain
 from prunefleet_edge.retraining_options import FLEET_STRATEGIES
 from prunefleet_shared.errors import ConfigError
@@ -72,6 +73,7 @@ StrategyOption = Annotated[
 
 app.command()(prune)
 app.command()(retrain)
+app.command()(profile)
 
 
 @app.callback()

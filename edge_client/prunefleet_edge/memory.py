@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -23,8 +24,9 @@ from prunefleet_shared.layout import CostTable, CostTerm
 
 COPIES_OF_WEIGHTS = 3
 """Gradients, momentum, and the weights of the best epoch so far; the weights themselves are there before."""
-FIRST_STEP_BYTES = 32 * 10**6
-"""Code that the first step loads and kernels it generates: 17 to 30 MB measured (torch 2.13.0, x86)."""
+FIRST_STEP_BYTES = 16 * 10**6
+"""Kernels that the first step generates for the network's own shapes, and the code that does it: 8 to 17 MB measured
+(torch 2.13.0, x86), once :func:`load_training_code` has loaded the rest."""
 HEAP_PERCENT = 175
 """Memory the process holds per 100 bytes that autograd keeps. Activations and gradients of many sizes come and go in
 another order than they came, and the C library's heap is left with holes: 126 to 176 measured in three steps of the
@@ -47,7 +49,7 @@ class _Kept:
 
 
 def training_bytes(model: nn.Module, example_1: Tensor, batch_size: int) -> int:
-    """Memory that training takes on top of what the process holds before its first step.
+    """Memory that training takes on top of what the process holds once torch has loaded its code for training.
 
     Three more copies of the weights (:data:`COPIES_OF_WEIGHTS`), the images of one batch, and what autograd saves
     for its backward pass with what the heap adds (:data:`HEAP_PERCENT`).
@@ -57,10 +59,25 @@ def training_bytes(model: nn.Module, example_1: Tensor, batch_size: int) -> int:
         example_1: One image or more, N×C×H×W; only the first counts.
         batch_size: Images that are held at once: the micro-batch where there is one.
     """
+    load_training_code()
     weights = sum(tensor.numel() for tensor in model.parameters())
     kept = _rehearse(model, example_1).at(batch_size)
     images = batch_size * _BYTES_PER_WEIGHT * example_1[0].numel()
     return _total(COPIES_OF_WEIGHTS * _BYTES_PER_WEIGHT * weights, kept + images)
+
+
+@cache
+def load_training_code() -> None:
+    """Make torch load what any training needs, as a tiny training does: about 80 MB, most of it for an optimiser.
+
+    Whoever reads how much the process holds does so after this.
+    """
+    with torch.random.fork_rng(devices=[]):
+        layer = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten())
+    optimizer = torch.optim.SGD(layer.parameters(), 0.0, momentum=0.9, nesterov=True, fused=True)
+    with torch.enable_grad():
+        layer(torch.zeros(2, 1, 1, 1)).sum().backward()
+    optimizer.step()
 
 
 def _total(weights_bytes: int, batch_bytes: int) -> int:

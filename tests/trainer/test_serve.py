@@ -24,7 +24,15 @@ from prunefleet_edge.models import parse_spec
 from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision, SlimBase
 from prunefleet_shared.document_file import write_document
 from prunefleet_shared.documents import canonical_bytes, digest, open_document, public_bytes, sign_document
-from prunefleet_shared.errors import CarrierError, ConfigError, InputError, RejectReason, RemoteProtocolError, reject
+from prunefleet_shared.errors import (
+    CarrierError,
+    ConfigError,
+    InputError,
+    PrunefleetError,
+    RejectReason,
+    RemoteProtocolError,
+    reject,
+)
 from prunefleet_shared.identity_folder import save_identity
 from prunefleet_shared.messages import (
     AwaitDecision,
@@ -365,6 +373,21 @@ def test_a_fingerprint_that_is_a_path_becomes_no_file(tmp_path: Path, public: Pa
     evil = replace(DECISION, fingerprint="../../../evil")
     with pytest.raises(RemoteProtocolError, match="64 hex digits"):
         asyncio.run(ChildRetraining(ScriptedLink([]), plan(tmp_path, public, base), print)(CAMPAIGN, evil))
+
+
+def test_a_network_that_is_code_is_made_only_if_it_was_allowed(
+    tmp_path: Path, public: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code makes the very network that the campaign's base belongs to; what differs is who named it."""
+    lines = ["from prunefleet_edge.models.resnet import CifarResNet", "def build(num_classes, in_channels):"]
+    (tmp_path / "our_network.py").write_text("\n".join([*lines, "    return CifarResNet(1, in_channels, num_classes)"]))
+    monkeypatch.chdir(tmp_path)
+    campaign = replace(CAMPAIGN, model=SPEC.replace("resnet8", "our_network:build"))
+    refused = plan(tmp_path, public, base)
+    allowed = replace(refused, allowed_code=("our_network:build",))
+    with pytest.raises(PrunefleetError, match="not allowed"):
+        asyncio.run(ChildRetraining(ScriptedLink([]), refused, print)(campaign, DECISION))
+    assert asyncio.run(ChildRetraining(ScriptedLink([]), allowed, print)(campaign, DECISION))
 
 
 def test_what_is_wrong_with_the_data_is_said_by_the_parent(tmp_path: Path, public: Path, base: Path) -> None:

@@ -40,6 +40,7 @@ class RetrainPlan:
         recipe: Which recipe.
         epochs: Passes over the data, at most; None leaves the recipe's.
         threads: torch's.
+        allowed_code: Each ``package.module:factory`` that the person at this machine lets a network be made by.
     """
 
     public: str
@@ -48,6 +49,7 @@ class RetrainPlan:
     recipe: RecipeName = RecipeName.AUTO
     epochs: int | None = None
     threads: int = DEFAULT_THREADS
+    allowed_code: tuple[str, ...] = ()
 
 
 class ChildRetraining:
@@ -119,6 +121,7 @@ class ChildRetraining:
             epochs=self._plan.epochs or 0,
             threads=self._plan.threads,
             cache=str(self._plan.state / "slim_bases"),
+            allowed_code=self._plan.allowed_code,
         )
         path = self._plan.state / "order.json"
         write_document(path, order)

@@ -29,6 +29,12 @@ TokenArgument = Annotated[
 ]
 StateOption = Annotated[Path | None, typer.Option("--state", help="Folder with key, certificate and caches.")]
 TokenDirOption = Annotated[Path | None, typer.Option("--token-dir", help="Folder to claim one *.token file from.")]
+AllowFactoryOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PACKAGE.MODULE:FACTORY", help="Let this code make a campaign's network; may be given repeatedly."
+    ),
+]
 
 
 @app.command("join")
@@ -40,7 +46,7 @@ def join_fleet(token: TokenArgument = None, state: StateOption = None, token_dir
 
 
 @app.command("run")
-def run_trainer(
+def run_trainer(  # noqa: PLR0913 - one argument per option
     *,
     public: Annotated[str, typer.Option(help="Public data: folder:PATH, npz:PATH, or digits:public.")],
     base: Annotated[Path | None, typer.Option(help="The base's safetensors file; else it is fetched.")] = None,
@@ -49,6 +55,7 @@ def run_trainer(
     recipe: Annotated[RecipeName, typer.Option(help="How to train.")] = RecipeName.AUTO,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data, at most.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads to train with.")] = DEFAULT_THREADS,
+    allow_factory: AllowFactoryOption = None,
     once: Annotated[bool, typer.Option("--once", help="Publish one slim base, then exit.")] = False,
 ) -> None:
     """Wait for decisions, prune and retrain the base on public data, sign and publish; for ever."""
@@ -64,7 +71,8 @@ def run_trainer(
     if token_dir:
         join(Role.TRAINER, None, token_dir, folder)
     with suppress(asyncio.CancelledError):  # ended by a signal: an ordinary end
-        asyncio.run(_run(RetrainPlan(public, folder, base, recipe, epochs, threads), is_once=once))
+        plan = RetrainPlan(public, folder, base, recipe, epochs, threads, tuple(allow_factory or ()))
+        asyncio.run(_run(plan, is_once=once))
 
 
 def _check_source(public: str) -> None:
