@@ -160,7 +160,7 @@ INTRO = """# Results
 
 Measured, not tuned for this page: every table comes from a file in `benchmarks/results/`, made by the command named
 under it; this page is written by `python benchmarks/results_page.py`. Two shared cores made all of it, so compare
-within a table, and take absolute times as they are.
+within a table, and take absolute times as they are. What has not been run yet is an empty cell.
 """
 
 

@@ -28,6 +28,7 @@ Clock = Callable[[], int]
 """Nanoseconds. The default counts what this thread computes: while others have the processor, it stands still."""
 _IR_VERSION = 8
 """Of the ONNX container, the one that came with the operators of :data:`~prunefleet_edge.export.OPSET`."""
+_TIMED_RUNS = 3
 _TOGETHER = 24
 """Layers that are in memory at the same time."""
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -143,55 +144,63 @@ def _terms(name: str, traced: Trace, total: int, *, consumes: bool) -> tuple[Cos
     return (*terms, CostTerm(total)) if total else tuple(terms)
 
 
-def call_ns(runtime: str, repeats: int, clock: Clock = time.thread_time_ns) -> int:
-    """Nanoseconds that calling the runtime takes, whatever it computes: a network has one call, a layer alone another.
-
-    Args:
-        runtime: One of :data:`RUNTIMES`; calling eager torch is part of every layer, and taken as nothing.
-        repeats: Timed calls.
-        clock: See :data:`Clock`.
-    """
-    if runtime != "onnxruntime":
-        return 0
-    from onnx import helper
-
-    nodes = [helper.make_node("Relu", ["in"], ["out"])]
-    return time_in_turns([_session_run(nodes, {}, np.zeros((1, 1), dtype=np.float32))], repeats, clock)[0]
-
-
 def time_layer(
-    shape: LayerShape, points: Sequence[tuple[int, int]], runtime: str, repeats: int, clock: Clock = time.thread_time_ns
+    shape: LayerShape,
+    points: Sequence[tuple[int, int]],
+    runtime: str,
+    num_turns: int,
+    clock: Clock = time.thread_time_ns,
 ) -> Iterator[int]:
-    """Nanoseconds of a layer at each of ``points`` (input channels, output channels), one sample, one thread.
+    """Nanoseconds of a layer at each of ``points``: one sample, one thread, without the call of the runtime.
 
     Args:
         shape: The layer.
-        points: Widths; those of a depthwise layer are equal.
+        points: Input and output channels; those of a depthwise layer are equal.
         runtime: One of :data:`RUNTIMES`.
-        repeats: Timed runs of each.
+        num_turns: See :func:`time_in_turns`.
         clock: See :data:`Clock`.
     """
     build = _in_onnxruntime if runtime == "onnxruntime" else _in_torch
     for start in range(0, len(points), _TOGETHER):
         runs = [build(shape, *point) for point in points[start : start + _TOGETHER]]
-        yield from time_in_turns(runs, repeats, clock)
+        empty_ns, *times = time_in_turns([_empty_call(runtime), *runs], num_turns, clock, is_warm=False)
+        yield from (max(1, ns // 10, ns - empty_ns) for ns in times)
 
 
-def time_in_turns(runs: Sequence[Callable[[], object]], repeats: int, clock: Clock = time.thread_time_ns) -> list[int]:
-    """Median nanoseconds of each of ``runs``, which take turns; each runs once untimed before every timed run.
+def _empty_call(runtime: str) -> Callable[[], object]:
+    """A call that computes next to nothing: a layer alone takes one of its own, a whole network one in all.
+
+    In eager torch calls are part of every layer, wherever it is.
+    """
+    if runtime != "onnxruntime":
+        return lambda: None
+    from onnx import helper
+
+    return _session_run([helper.make_node("Relu", ["in"], ["out"])], {}, np.zeros((1, 1), dtype=np.float32))
+
+
+def time_in_turns(
+    runs: Sequence[Callable[[], object]], num_turns: int, clock: Clock = time.thread_time_ns, *, is_warm: bool = True
+) -> list[int]:
+    """Median nanoseconds of each of ``runs``.
 
     Args:
         runs: What to time.
-        repeats: Timed runs of each.
+        num_turns: Turns of each.
         clock: See :data:`Clock`.
+        is_warm: In its turn, each runs once untimed and three times timed, as a camera's network runs image after
+            image. Else once, timed: what it needs is as far away as the others have pushed it, which is how a layer
+            finds things in its network.
     """
     times: list[list[int]] = [[] for _ in runs]
-    for _ in range(repeats):
+    for _ in range(num_turns):
         for run, own_times in zip(runs, times, strict=True):
-            run()  # fills the caches: a camera's network runs image after image
-            start = clock()
-            run()
-            own_times.append(clock() - start)
+            if is_warm:
+                run()
+            for _ in range(_TIMED_RUNS if is_warm else 1):
+                start = clock()
+                run()
+                own_times.append(clock() - start)
     return [round(statistics.median(own_times)) for own_times in times]
 
 

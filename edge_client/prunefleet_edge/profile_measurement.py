@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from prunefleet_edge.export import onnx_bytes, open_onnx, run_onnx
 from prunefleet_edge.latency_table import Calibration, LatencyTable, LayerLatency, input_grid, output_grid
-from prunefleet_edge.layer_timing import Clock, FoundLayer, LayerShape, call_ns, find_layers, time_in_turns, time_layer
+from prunefleet_edge.layer_timing import Clock, FoundLayer, LayerShape, find_layers, time_in_turns, time_layer
 from prunefleet_edge.memory import training_bytes
 from prunefleet_edge.profile import CheckedNetwork, DeviceProfile, Runtime
 from prunefleet_edge.pruning import slim
@@ -52,8 +52,8 @@ class Effort:
         grid: Widths per side of each layer, 2 or more; time grows with its square.
         num_networks: Random networks to calibrate on, and as many again to check with; 0 leaves predictions as the
             layers add up.
-        layer_repeats: Timed runs of each layer at each point.
-        network_repeats: Timed runs of each whole network.
+        layer_turns: Turns of each layer at each point; see :func:`~prunefleet_edge.layer_timing.time_in_turns`.
+        network_turns: Turns of each whole network.
 
     Raises:
         ConfigError: A number is out of range (the user's to mend).
@@ -61,14 +61,14 @@ class Effort:
 
     grid: int = 8
     num_networks: int = 12
-    layer_repeats: int = 9
-    network_repeats: int = 21
+    layer_turns: int = 9
+    network_turns: int = 9
 
     def __post_init__(self) -> None:
-        if self.grid < 2 or self.num_networks < 0 or min(self.layer_repeats, self.network_repeats) < 1:
+        if self.grid < 2 or self.num_networks < 0 or min(self.layer_turns, self.network_turns) < 1:
             msg = (
-                f"profile: expected grid >= 2, networks >= 0 and repeats >= 1, got {self.grid}, {self.num_networks} "
-                f"and {self.layer_repeats}, {self.network_repeats}"
+                f"profile: expected grid >= 2, networks >= 0 and turns >= 1, got {self.grid}, {self.num_networks} "
+                f"and {self.layer_turns}, {self.network_turns}"
             )
             raise ConfigError(msg)
 
@@ -114,7 +114,7 @@ class Measurement:
         dense, num_seen = self._traced.layout.dense_widths, effort.num_networks + 1
         layers = self.layers(effort, begin("layers"))
         choices = [dense, *random_widths(dense, 2 * effort.num_networks, seed)]
-        measured = self.networks(choices, effort.network_repeats, begin("whole networks"))
+        measured = self.networks(choices, effort.network_turns, begin("whole networks"))
         table = LatencyTable(layers, fit(LatencyTable(layers), choices[:num_seen], measured[:num_seen]))
         unseen = zip(choices[num_seen:], measured[num_seen:], strict=True)
         return DeviceProfile(
@@ -137,23 +137,22 @@ class Measurement:
         points = {key: _points(*key) for key in keys}
         times: dict[object, list[int]] = {key: [] for key in points}
         done, total = 0, sum(len(chosen) for chosen in points.values())
-        overhead_ns = call_ns(self._runtime, 10 * effort.layer_repeats, self._clock)
         for key, chosen in points.items():
-            for ns in time_layer(key[0], chosen, self._runtime, effort.layer_repeats, self._clock):
-                times[key].append(max(1, ns // 10, ns - overhead_ns))
+            for ns in time_layer(key[0], chosen, self._runtime, effort.layer_turns, self._clock):
+                times[key].append(ns)
                 done += 1
                 on_step(done, total)
         return tuple(_latency(layer, key[1], key[2], times[key]) for layer, key in zip(found, keys, strict=True))
 
     def networks(
-        self, choices: Sequence[Sequence[int]], repeats: int, on_step: Callable[[int, int], None]
+        self, choices: Sequence[Sequence[int]], num_turns: int, on_step: Callable[[int, int], None]
     ) -> list[int]:
         """Median nanoseconds of the slim networks of these widths, one sample, in turns."""
         runs = []
         for index, widths in enumerate(choices):
             runs.append(network_run(self.slim(widths), self._example[:1], self._runtime))
             on_step(index + 1, len(choices))
-        return time_in_turns(runs, repeats, self._clock)
+        return time_in_turns(runs, num_turns, self._clock)
 
     def slim(self, widths: Sequence[int]) -> nn.Module:
         """The slim network of the first ``widths[g]`` channels of every group, in eval mode."""
