@@ -182,7 +182,7 @@ def micro_batch_for(model: nn.Module, example_1: Tensor, batch_size: int, limit_
     """
     weights = training_bytes(model, example_1, 0)
     per_image = training_bytes(model, example_1, 1) - weights
-    largest = batch_size + max(1, batch_size // 2 - 1)  # batches.batch_sizes merges a small rest
+    largest = batch_size + min(batch_size - 1, max(1, batch_size // 2 - 1))  # batches.batch_sizes merges a rest
     if weights + largest * per_image <= limit_bytes:
         return 0
     size = batch_size

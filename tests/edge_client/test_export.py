@@ -94,3 +94,74 @@ def test_latency_is_the_median_of_the_runs_that_count(tmp_path: Path, monkeypatc
     monkeypatch.setattr(export, "run_onnx", lambda _session, images: images)
     found = onnx_latency_ms(tmp_path / "x", torch.zeros(1), repeats=3, clock=lambda: next(ticks))
     assert found == pytest.approx(3.0)
+
+
+def test_accuracy_is_that_of_one_image_after_the_other(tmp_path: Path) -> None:
+    """More images than fit in a batch, against a slow loop."""
+    path, many = tmp_path / "model.onnx", samples(150)
+    export_onnx(slim_network(), example_input(SPEC), path)
+    session = open_onnx(path)
+    right = [int(run_onnx(session, many.images[i : i + 1].numpy()).argmax()) == many.labels[i] for i in range(150)]
+    assert onnx_accuracy(path, many) == pytest.approx(sum(bool(hit) for hit in right) / 150)
+
+
+def test_ranges_come_from_the_device_s_images_and_many_are_spread_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One image at a time, from the first to the last."""
+    import onnxruntime.quantization
+
+    monkeypatch.setattr(export, "CALIBRATION_IMAGES", 3)
+    many = samples(9)
+    reader = export._calibration(onnxruntime.quantization, "images", many)
+    read = [image["images"] for image in iter(reader.get_next, None)]
+    np.testing.assert_array_equal(np.concatenate(read), many.images[[0, 4, 8]].numpy())
+
+
+def test_other_images_give_other_ranges(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(slim_network(), example_input(SPEC), path)
+    bright, dark = samples(16), Samples(samples(16).images * 0.1, samples(16).labels)
+    for name, calibrated_on in (("bright", bright), ("dark", dark)):
+        quantise_int8(path, calibrated_on, tmp_path / name)
+    images = samples(40).images.numpy()
+    answers = [run_onnx(open_onnx(tmp_path / name), images) for name in ("bright", "dark")]
+    assert np.abs(answers[0] - answers[1]).max() > 1e-3
+
+
+class Erratic(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError
+
+
+def test_a_network_that_cannot_be_written_is_refused_with_a_next_step(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Erratic cannot be written as ONNX: ValueError: no reason given; keep"):
+        export_onnx(Erratic().train(), example_input(SPEC), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_logits_of_another_shape_are_no_match() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).eval()
+    wider = nn.Sequential(nn.Flatten(), nn.Linear(64, 5)).eval()
+    assert export._difference(model, export.onnx_bytes(wider, example_input(SPEC)), samples(2).images) == float("inf")
+
+
+def test_a_file_that_cannot_be_quantised_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime.quantization
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no shapes")
+
+    path = tmp_path / "model.onnx"
+    export_onnx(slim_network(), example_input(SPEC), path)
+    monkeypatch.setattr(onnxruntime.quantization, "quantize_static", fail)
+    with pytest.raises(InputError, match="cannot be quantised to int8: no shapes; deploy the float32 file"):
+        quantise_int8(path, samples(4), tmp_path / "int8.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_other_loggers_speak_again_afterwards() -> None:
+    import logging
+
+    before = logging.root.manager.disable
+    with export._quiet():
+        assert not logging.getLogger("anybody").isEnabledFor(logging.WARNING)
+    assert logging.root.manager.disable == before
