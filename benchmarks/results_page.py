@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+import device_plot
 import numpy as np
 import seed_a_plot
 import seed_b_summary
@@ -151,8 +152,40 @@ def _damage_tables(damages: Row) -> Iterator[str]:
 
 def device(document: Row) -> Iterator[str]:
     """Latency, memory and time to slim."""
+    rows, summary = document["rows"], document["summary"]
     yield "## On the device: latency, memory, slimming\n"
+    yield "Latency over MACs, both as fractions of the dense network's, at 70 % of channels removed in onnxruntime:\n"
+    at_70 = summary["latency_over_macs_at_70"]
+    nets = sorted({net for found in at_70.values() for net in found})
+    cells = [
+        [variant, *(f"{found[net]:.1f}" if net in found else "" for net in nets)] for variant, found in at_70.items()
+    ]
+    yield from table(["widths rounded to", *nets], cells)
+    yield (
+        "By the cost table a network is not faster at the same MACs: it has more MACs for the same time, because "
+        "widths go where they cost little. Which of the two is wanted is a question of accuracy, not of this table.\n"
+    )
+    yield "![Latency against MACs](figures/device_latency.svg)\n"
+    for net in sorted({row["net"] for row in rows}):
+        yield from _device_table(net, [row for row in rows if row["net"] == net])
     yield from machine(document)
+
+
+def _device_table(net: str, rows: list[Row]) -> Iterator[str]:
+    yield f"**{net}** (layout {rows[0]['layout_s']} s, slimming {rows[0]['slim_s']} s)\n"
+    head = ["runtime", "channels removed", "rounded to", "MACs", "latency", "training memory, MB"]
+    lines = [
+        [
+            row["runtime"],
+            f"{100 * row['channels_removed_ratio']:.0f} %",
+            row["rounded_to"],
+            f"{100 * row['macs_ratio']:.1f} %",
+            f"{100 * row['latency_ratio']:.0f} %",
+            row["peak_memory_mb"],
+        ]
+        for row in sorted(rows, key=lambda row: (row["runtime"], row["level_percent"], str(row["rounded_to"])))
+    ]
+    yield from table(head, lines)
 
 
 SECTIONS = {"seed_a": seed_a, "seed_b": seed_b, "device": device}
@@ -174,6 +207,8 @@ def main() -> None:
     PAGE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     if "seed_a" in documents:
         seed_a_plot.plot(documents["seed_a"]["rows"], FIGURES / "seed_a.svg")
+    if "device" in documents:
+        device_plot.plot(found["device"], FIGURES / "device_latency.svg")
     if "seed_b" in documents:
         seed_b_summary.plot(documents["seed_b"]["rows"], FIGURES / "seed_b_tradeoff.svg")
 
