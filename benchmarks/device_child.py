@@ -22,7 +22,7 @@ from prunefleet_edge.models import build, example_input, parse_spec
 from prunefleet_edge.pruning import slim
 from prunefleet_edge.tracing import trace
 
-STEPS = 6
+STEPS = 3
 
 
 def peak_bytes(net: str, widths: Sequence[int], batch_size: int) -> int:

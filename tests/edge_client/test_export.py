@@ -161,7 +161,7 @@ def test_a_file_that_cannot_be_quantised_leaves_nothing(tmp_path: Path, monkeypa
 def test_other_loggers_speak_again_afterwards() -> None:
     import logging
 
-    before = logging.root.manager.disable
+    logging.disable(logging.NOTSET)
     with export._quiet():
         assert not logging.getLogger("anybody").isEnabledFor(logging.WARNING)
-    assert logging.root.manager.disable == before
+    assert logging.getLogger("anybody").isEnabledFor(logging.WARNING)

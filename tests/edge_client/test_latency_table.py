@@ -100,7 +100,8 @@ def test_a_network_is_the_weighted_sum_of_its_features() -> None:
     table = LatencyTable(layers, Calibration(layers=3.0, ns_per_odd_input=0.5, constant_ns=1000.0))
     assert table.features((8, 16)) == (pytest.approx(20 + 2), 0, 1.0)
     assert table.features((7, 8))[1] == 2 * 7 * 4, "7 is odd for both layers, 4 pixels each"
-    for widths in itertools.product((7, 8, 16), (8, 16)):
+    assert table.features((12, 8))[1] == 0, "a multiple of 4 is not odd"
+    for widths in itertools.product((7, 8, 12, 16), (8, 16)):
         ns, odd_values, _ = table.features(widths)
         assert table.cost(widths) == round(3 * ns + 0.5 * odd_values + 1000)
     assert table.unit == "ns"

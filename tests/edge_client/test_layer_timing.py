@@ -42,14 +42,14 @@ class Bench:
 
 def test_in_its_turn_each_runs_once_untimed_and_three_times_timed() -> None:
     bench = Bench()
-    runs = [bench.run("a", [900, 1, 2, 3]), bench.run("b", [900, 10, 30, 20])]
+    runs = [bench.run("a", [900, 1, 2, 30]), bench.run("b", [900, 10, 300, 20])]
     assert time_in_turns(runs, 2, bench.clock) == [2, 20]
     assert bench.calls == (["a"] * 4 + ["b"] * 4) * 2
 
 
 def test_cold_runs_take_single_turns() -> None:
     bench = Bench()
-    runs = [bench.run("a", [1, 5, 3]), bench.run("b", [7])]
+    runs = [bench.run("a", [1, 50, 3]), bench.run("b", [7])]
     assert time_in_turns(runs, 3, bench.clock, is_warm=False) == [3, 7]
     assert bench.calls == ["a", "b"] * 3
 

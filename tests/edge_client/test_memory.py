@@ -127,10 +127,10 @@ def test_training_does_not_notice_the_rehearsal() -> None:
     load_training_code.cache_clear()
     torch.manual_seed(5)
     with torch.no_grad():
-        training_bytes(model, example, 8)
+        inside = training_bytes(model, example, 8)
         memory_table(model, example, trace(model, example), 8)
     assert torch.equal(torch.rand(3), expected)
-    assert training_bytes(model, example, 8) > training_bytes(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), example, 8)
+    assert inside == training_bytes(model, example, 8)
 
 
 @pytest.mark.parametrize("make", [wired_nets.mobile, wired_nets.grouped, wired_nets.fire, wired_nets.dense])

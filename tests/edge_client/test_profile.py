@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prunefleet_edge.latency_table import Calibration, LatencyTable, LayerLatency
-from prunefleet_edge.profile import DeviceProfile, latency_table, read_profile, write_profile
+from prunefleet_edge.profile import CheckedNetwork, DeviceProfile, latency_table, read_profile, write_profile
 from prunefleet_shared.errors import InputError
 from prunefleet_shared.layout import ChannelGroup, CostTerm, Layout
 
@@ -88,3 +88,18 @@ def test_another_networks_profile_is_refused() -> None:
 def test_a_missing_profile_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="edge profile"):
         read_profile(tmp_path / "none.json")
+
+
+def test_errors_are_fractions_of_what_was_measured() -> None:
+    pairs = [(90, 100), (220, 200), (1000, 800), (300, 300), (10, 20)]
+    checked = tuple(CheckedNetwork(widths=(8, 8), predicted_ns=p, measured_ns=m) for p, m in pairs)
+    profile = PROFILE.model_copy(update={"checked": checked})
+    assert [one.error_ratio for one in checked] == pytest.approx([0.1, 0.1, 0.25, 0.0, 0.5])
+    assert profile.error_ratios == pytest.approx((0.1, 0.4)), "90th percentile, between 0.25 and 0.5"
+
+
+def test_nothing_in_the_file_names_this_machine(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    write_profile(path, PROFILE)
+    assert set(json.loads(path.read_text())) == set(DeviceProfile.model_fields)
+    assert str(tmp_path) not in path.read_text()

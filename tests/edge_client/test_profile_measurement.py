@@ -72,6 +72,21 @@ def test_the_networks_it_is_checked_on_have_not_been_fitted(monkeypatch: pytest.
     assert all(one.predicted_ns == profile.table.cost(one.widths) for one in profile.checked)
 
 
+def test_each_network_is_held_against_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def networks(_self: Measurement, choices: list[tuple[int, ...]], *_: object) -> list[int]:
+        asked.extend(choices)
+        return [1000 * sum(widths) for widths in choices]
+
+    monkeypatch.setattr(Measurement, "networks", networks)
+    profile = measurement().profile(str(SPEC), EFFORT)
+    assert asked[0] == network()[1].layout.dense_widths
+    assert profile.dense_ns == 1000 * sum(asked[0])
+    assert [one.widths for one in profile.checked] == asked[3:]
+    assert all(one.measured_ns == 1000 * sum(one.widths) for one in profile.checked)
+
+
 def test_layers_of_one_shape_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[object] = []
     inner = profile_measurement.time_layer
