@@ -7,7 +7,7 @@ EXTRAS := edge,coordinator,simulation,flower,export,dev
 PIP_ARGS ?=
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help setup demo test e2e soak lint format protos clean
+.PHONY: help setup demo test e2e soak fuzz lint format protos clean
 
 help:               ## what there is
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,6 +36,10 @@ e2e: $(VENV)/.installed-demo    ## a fleet in containers, parts of it killed on 
 
 soak: $(VENV)/.installed-dev    ## the kill tests in their long form, about a minute; writes benchmarks/results/kills.json
 	$(BIN)/python benchmarks/kills.py
+
+fuzz: $(VENV)/.installed-dev    ## look for input that does more than be refused, ten minutes (FUZZ_S=20: short)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python fuzz/fuzz_decoders.py --seconds $(or $(FUZZ_S),600)
 
 lint: $(VENV)/.installed-dev    ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -13,18 +13,33 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from prunefleet_coordinator.combination import MIN_COHORTS, CombinationRule
 from prunefleet_coordinator.session import OpenSession
-from prunefleet_coordinator.state import ENDINGS, ClosedRound
-from prunefleet_shared.campaign import Campaign, Decision, SlimBase
+from prunefleet_coordinator.state import ENDINGS, ClosedCohort, ClosedRound
+from prunefleet_shared.campaign import (
+    PLAIN,
+    PRIVACY_MODES,
+    SUM_DP,
+    Campaign,
+    CohortPolicy,
+    Decision,
+    PrivacyTerms,
+    SlimBase,
+)
 from prunefleet_shared.documents import public_bytes
 from prunefleet_shared.errors import Rejection, RejectReason
 from prunefleet_shared.layout import MAX_LEVELS
-from prunefleet_shared.messages import CheckIn, Phase, Role, Up
-from prunefleet_shared.private_sum import PLAIN
+from prunefleet_shared.messages import CheckIn, Phase, Role, SumUp, Up
+from prunefleet_shared.noise_terms import why_noise_impossible
 from prunefleet_shared.wire_limits import MAX_ATTEMPT
 from prunefleet_shared.wire_methods import method_of
 
-PRIVACY_MODES = (PLAIN,)
+MIN_DEVICES_IN_SUM = 3
+"""A sum over two tells each the other's vector."""
+MAX_ROSTER = 1000
+"""Devices of a private sum: what each sends and computes grows with their number."""
+MAX_COHORTS = 1000
+MAX_STAGE_MS = 24 * 3600 * 1000
 MAX_COHORT = 10_000
 """Names of a session's devices are kept in memory while it is open."""
 MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
@@ -60,23 +75,24 @@ def why_check_in_rejected(campaign_id: str, layout_fingerprint: str, check_in: C
     )
 
 
-def why_contribution_rejected(
+def why_sum_message_rejected(
     device_id: str,
-    session_id: str,
+    message: SumUp,
     session: OpenSession | None,
-    closed_rounds: Sequence[ClosedRound],
+    closed: Sequence[ClosedRound | ClosedCohort],
     abandoned_ids: Collection[str],
 ) -> Rejection | None:
-    """A contribution must be for the open session, from a device that was invited to it.
+    """A message of a sum must be for the open session, from a device that was invited to it.
 
     A device whose answer was lost sends again, perhaps after the closing: it then hears ``DUPLICATE`` if it was
     counted and ``LATE`` if not, never that the session is unknown.
     """
+    session_id = message.session_id
     if session is not None and session_id == session.session_id:
         return None if device_id in session.invited else _not_invited()
-    for closed in closed_rounds:
-        if session_id == closed.session_id:
-            return _duplicate() if device_id in closed.contributors else _late()
+    for known in closed:
+        if session_id == known.session_id:
+            return _duplicate() if device_id in known.contributors else _late()
     return _late() if session_id in abandoned_ids else _unknown_session(session)
 
 
@@ -105,6 +121,21 @@ def why_control_rejected(phase: Phase) -> Rejection | None:
     return Rejection(RejectReason.WRONG_CAMPAIGN, "a campaign that runs", f"one that is {phase.name.lower()}")
 
 
+def why_campaign_refused(campaign: Campaign, own_key: str, *, allow_plain: bool) -> Rejection | None:
+    """A campaign must be possible, private enough, and name this coordinator's key (DER, in hex) for its decisions."""
+    why = why_campaign_impossible(campaign)
+    if why:
+        return Rejection(RejectReason.WRONG_CAMPAIGN, "a campaign that can be carried out", why)
+    if campaign.privacy.mode == PLAIN and not allow_plain:
+        expected = "a campaign in which this coordinator learns only sums: other machines can reach it"
+        remedy = "create it with --privacy sum, or start the coordinator with --allow-plain"
+        return Rejection(RejectReason.WRONG_CAMPAIGN, expected, "mode plain", remedy)
+    if campaign.decision_key != own_key:
+        expected = "a campaign that names this coordinator's key for its decisions"
+        return Rejection(RejectReason.WRONG_CAMPAIGN, expected, remedy="create it with --coordinator")
+    return None
+
+
 def why_campaign_impossible(campaign: Campaign) -> str | None:
     """The first reason for which this campaign could never be carried out; None when it can."""
     return (
@@ -112,6 +143,7 @@ def why_campaign_impossible(campaign: Campaign) -> str | None:
         or _why_network_impossible(campaign)
         or _why_schedule_impossible(campaign)
         or _why_cohort_impossible(campaign)
+        or _why_privacy_impossible(campaign)
     )
 
 
@@ -123,8 +155,6 @@ def _why_names_impossible(campaign: Campaign) -> str | None:
     for name, key in (("decision_key", campaign.decision_key), ("slim_base_key", campaign.slim_base_key)):
         if not _is_public_key(key):
             return f"{name} must be a P-256 public key, DER in lower-case hex; got {len(key)} characters that are none"
-    if campaign.privacy_mode not in PRIVACY_MODES:
-        return f"privacy mode must be one of {', '.join(PRIVACY_MODES)}, got {campaign.privacy_mode[:40]!r}"
     return None
 
 
@@ -159,12 +189,49 @@ def _why_cohort_impossible(campaign: Campaign) -> str | None:
         return f"a cohort has 1 to {MAX_COHORT} devices, this one {cohort.size}"
     if not 1 <= cohort.quorum <= cohort.size:
         return f"a quorum must be 1 to the cohort's size of {cohort.size}, got {cohort.quorum}"
-    if not 1 <= cohort.deadline_ms <= MAX_DEADLINE_MS:
-        return f"a deadline is 1 ms to 7 days, got {cohort.deadline_ms} ms"
     if not 1 <= cohort.max_attempts <= MAX_ATTEMPT:
         return f"a round has 1 to {MAX_ATTEMPT} attempts, this one {cohort.max_attempts}"
     if cohort.overselection_permille not in OVERSELECTION_PERMILLE:
         return f"overselection is 1000 to 3000 devices for each 1000 needed, got {cohort.overselection_permille}"
+    return _why_times_impossible(cohort) or _why_cohorts_impossible(campaign)
+
+
+def _why_cohorts_impossible(campaign: Campaign) -> str | None:
+    count, rule = campaign.cohort.count, campaign.cohort.combination
+    rules = [known.value for known in CombinationRule]
+    if rule not in rules:
+        return f"cohorts are combined by one of {', '.join(rules)}, got {rule[:40]!r}"
+    fewest = 1 if rule == CombinationRule.SUM else MIN_COHORTS
+    if not fewest <= count <= MAX_COHORTS:
+        return f"a round by rule {rule} is over {fewest} to {MAX_COHORTS} cohorts, this one over {count}"
+    if campaign.privacy.noise is not None and rule != CombinationRule.SUM:
+        return f"noisy sums can only be added up, got rule {rule}"
+    return None
+
+
+def _why_times_impossible(cohort: CohortPolicy) -> str | None:
+    if not 1 <= cohort.deadline_ms <= MAX_DEADLINE_MS:
+        return f"a deadline is 1 ms to 7 days, got {cohort.deadline_ms} ms"
+    if not 1 <= cohort.stage_ms <= MAX_STAGE_MS:
+        return f"a stage takes 1 ms to 24 hours, got {cohort.stage_ms} ms"
+    return None
+
+
+def _why_privacy_impossible(campaign: Campaign) -> str | None:
+    privacy, cohort = campaign.privacy, campaign.cohort
+    if privacy.mode not in PRIVACY_MODES:
+        return f"privacy mode must be one of {', '.join(PRIVACY_MODES)}, got {privacy.mode[:40]!r}"
+    if (privacy.noise is not None) != (privacy.mode == SUM_DP):
+        return f"noise belongs to mode {SUM_DP}, and to no other; got mode {privacy.mode}"
+    why = None if privacy.mode == PLAIN else _why_roster_impossible(privacy, cohort)
+    return why or why_noise_impossible(campaign)
+
+
+def _why_roster_impossible(privacy: PrivacyTerms, cohort: CohortPolicy) -> str | None:
+    if cohort.size > MAX_ROSTER:
+        return f"a private sum takes at most {MAX_ROSTER} devices, the cohort has {cohort.size}"
+    if not MIN_DEVICES_IN_SUM <= privacy.min_devices <= cohort.size:
+        return f"a sum is over {MIN_DEVICES_IN_SUM} to {cohort.size} devices (the cohort), got {privacy.min_devices}"
     return None
 
 

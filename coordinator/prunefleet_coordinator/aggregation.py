@@ -2,7 +2,8 @@
 
 Two decisions are made apart: *widths* (how many channels each group gets, see ``budget``) and the *prior* (which ones,
 best first). Which channels fill a width follows from the summed graded masks; where the fleet is undecided, the public
-order (L1 norm of the base) decides.
+order (L1 norm of the base) decides. With noise (mode ``sum+dp``) both are first freed of it, as far as can be
+(``fusion``).
 
 Shape suffixes: ``C`` channels (of one group, or of all groups in a row), ``G`` groups, ``O`` width options.
 """
@@ -12,11 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunefleet_coordinator.budget import choose_widths
+from prunefleet_coordinator.fusion import fused_order, fused_width_votes
+from prunefleet_coordinator.totals import total_variances_milli, why_total_impossible
 from prunefleet_shared.campaign import Campaign, Decision, decision_fingerprint
 from prunefleet_shared.documents import canonical_bytes, digest
 from prunefleet_shared.errors import LocalProtocolError
-from prunefleet_shared.lanes import grade_lane, why_sum_impossible, width_lane
+from prunefleet_shared.lanes import grade_lane, width_lane
 from prunefleet_shared.layout import Layout
+from prunefleet_shared.messages import SessionKind
 from prunefleet_shared.private_sum import Total
 
 
@@ -62,8 +66,17 @@ def decide(campaign: Campaign, vote_total: Total, level: int) -> Decision:
     grades_C = [int(grade) for group in groups for grade in parts[grade_lane(group.name)]]
     votes_GO = [[int(votes) for votes in parts[width_lane(level, group.name)]] for group in groups]
     budget = campaign.levels[level].budget
+    if campaign.privacy.noise is None:
+        prior = channel_order(campaign.layout, grades_C, campaign.public_order)
+    else:
+        noise = campaign.vote_lanes.split(total_variances_milli(campaign, campaign.vote_lanes, vote_total))
+        grade_noise, width_noise = (
+            int(noise[lane][0]) for lane in (grade_lane(groups[0].name), width_lane(level, groups[0].name))
+        )
+        num_devices = vote_total.num_devices
+        prior = fused_order(campaign.layout, grades_C, num_devices, grade_noise, campaign.public_order)
+        votes_GO = fused_width_votes(votes_GO, num_devices, width_noise)
     widths = choose_widths(campaign.layout, campaign.cost_table, votes_GO, budget)
-    prior = channel_order(campaign.layout, grades_C, campaign.public_order)
     return Decision(
         campaign_id=campaign.campaign_id,
         level=level,
@@ -81,4 +94,4 @@ def _why_undecidable(campaign: Campaign, vote_total: Total, level: int) -> str |
         return f"the schedule has {len(campaign.levels)} levels"
     if vote_total.num_devices < 1:
         return "no device voted"
-    return why_sum_impossible(campaign.vote_lanes, vote_total.lanes, vote_total.num_devices)
+    return why_total_impossible(campaign, SessionKind.VOTE, vote_total)

@@ -4,6 +4,7 @@
 
     DIR/campaign.json            signed: what was asked
     DIR/level-0/sum.json         the votes' total, as it was when level 0 was decided
+    DIR/level-0/cohorts.json     of several cohorts, the total of each
     DIR/level-0/decision.json    signed: what followed from it
     DIR/level-0/slim_base.json   signed: the trainer's answer
     DIR/level-0/outcome.json     the outcomes' total, once measured
@@ -14,6 +15,7 @@ A signed document is JSON with its payload as text inside, so that a person can 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from prunefleet_coordinator.store import Store
@@ -25,10 +27,18 @@ from prunefleet_shared.private_sum import Total
 
 CAMPAIGN_FILE = "campaign.json"
 SUM_FILE = "sum.json"
+COHORTS_FILE = "cohorts.json"
 DECISION_FILE = "decision.json"
 SLIM_BASE_FILE = "slim_base.json"
 OUTCOME_FILE = "outcome.json"
 LEVEL_FOLDER = "level-"
+
+
+@dataclass(frozen=True, slots=True)
+class CohortTotals:
+    """The sums of a round's cohorts, in the order in which they were closed."""
+
+    totals: tuple[Total, ...]
 
 
 def write_run(directory: Path, store: Store, campaign_id: str) -> None:
@@ -53,6 +63,9 @@ def write_run(directory: Path, store: Store, campaign_id: str) -> None:
         make_folder(folder)
         outcome = store.load_closed(campaign_id, SessionKind.OUTCOME, level)
         _write_total(folder / SUM_FILE, vote.total if vote else None)
+        if vote and vote.cohorts:
+            totals = CohortTotals(tuple(cohort.total for cohort in vote.cohorts))
+            document_file.write_document(folder / COHORTS_FILE, totals)
         _write_signed(folder / DECISION_FILE, store.load_document(campaign_id, "decision", level))
         _write_signed(folder / SLIM_BASE_FILE, store.load_document(campaign_id, "slim_base", level))
         _write_total(folder / OUTCOME_FILE, outcome.total if outcome else None)
@@ -91,6 +104,20 @@ def read_total(path: Path) -> Total:
     """
     try:
         return document_file.read_document_file(path, Total)
+    except InputError as error:
+        raise ReplayError(str(error)) from None
+
+
+def read_cohorts(path: Path) -> CohortTotals | None:
+    """The sums of several cohorts from their file; None if there is no such file.
+
+    Raises:
+        ReplayError: The file is no such thing.
+    """
+    if not path.exists():
+        return None
+    try:
+        return document_file.read_document_file(path, CohortTotals)
     except InputError as error:
         raise ReplayError(str(error)) from None
 

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from prunefleet_coordinator.admission import why_campaign_impossible, why_control_rejected, why_role_rejected
+from prunefleet_coordinator.admission import why_campaign_refused, why_control_rejected, why_role_rejected
 from prunefleet_coordinator.changes import Changes
 from prunefleet_coordinator.models import Models
-from prunefleet_coordinator.round import DEFER_MS
 from prunefleet_coordinator.runner import POLL_S, CoordinatorRunner
+from prunefleet_coordinator.session import DEFER_MS
 from prunefleet_coordinator.state import ENDINGS
 from prunefleet_coordinator.status import live_status, load_past_status
 from prunefleet_coordinator.store import Blobs, Store
@@ -42,7 +42,6 @@ from prunefleet_shared.messages import (
     CampaignStatus,
     CheckIn,
     ComeBack,
-    Contribute,
     Control,
     ControlCampaign,
     Down,
@@ -56,9 +55,11 @@ from prunefleet_shared.messages import (
     Role,
     StartCampaign,
     Stored,
+    SumUp,
     Up,
     UploadModel,
 )
+from prunefleet_shared.secure_sum.roster import Members
 from prunefleet_shared.wire_limits import MAX_CAMPAIGNS
 
 _log = logging.getLogger(__name__)
@@ -89,6 +90,8 @@ class Campaigns:
         authority_is_built_in: For the status: the coordinator's operator can make up devices.
         on_event: Told of every step of every campaign, and of every message turned down.
         learn_operators: Brings ``operator_keys`` up to date: an operator often joins after the coordinator.
+        members: Checks devices' certificates; None will do in mode ``plain``.
+        allow_plain: Carry out campaigns of mode ``plain``, in which this coordinator sees each contribution.
 
     Raises:
         ConfigError: The store cannot be used, or a campaign in it is another coordinator's (the operator's to mend).
@@ -108,6 +111,8 @@ class Campaigns:
         authority_is_built_in: bool = False,
         on_event: EventObserver | None = None,
         learn_operators: Callable[[], Awaitable[None]] | None = None,
+        members: Members | None = None,
+        allow_plain: bool = False,
     ) -> None:
         self._store, self._blobs = store, blobs
         self._operator_keys = operator_keys
@@ -120,6 +125,7 @@ class Campaigns:
         self._on_event = on_event
         self._learn_operators = learn_operators
         self._learned_s: float | None = None
+        self._members, self._allow_plain = members, allow_plain
         self._models = Models(blobs)
         self._changes = Changes()
         self._keepers: asyncio.TaskGroup | None = None
@@ -179,6 +185,7 @@ class Campaigns:
             self._new_session_id,
             poll_s=self._poll_s,
             changes=self._changes,
+            members=self._members,
         )
         if self._on_event:
             runner.watch(partial(self._tell_of_step, runner.campaign.campaign_id))
@@ -218,13 +225,13 @@ class Campaigns:
                 answer = await self._offer_any_decision(peer)
             case CheckIn(campaign_id=campaign_id) | AwaitDecision(campaign_id):
                 answer = await self._pass_on(peer, message, campaign_id)
-            case Contribute(session_id):
-                answer = await self._runner_of_session(session_id).handle(peer, message)
             case PublishSlimBase(slim_base):
                 named = read_document(slim_base.payload, SlimBase)  # the runner checks the signature
                 answer = await self._pass_on(peer, message, named.campaign_id)
             case ControlCampaign():
                 answer = await self._control(peer, message)
+            case _ if isinstance(message, SumUp):
+                answer = await self._runner_of_session(message.session_id).handle(peer, message)
             case _:
                 answer = await self._dispatch_rest(peer, message)
         return answer
@@ -322,12 +329,10 @@ class Campaigns:
             )
 
     def _check_startable(self, campaign: Campaign) -> None:
-        why = why_campaign_impossible(campaign)
-        if why:
-            raise reject(RejectReason.WRONG_CAMPAIGN, expected="a campaign that can be carried out", got=why)
-        if campaign.decision_key != public_bytes(self._signing_key.public_key()).hex():
-            expected = "a campaign that names this coordinator's key for its decisions"
-            raise reject(RejectReason.WRONG_CAMPAIGN, expected=expected, remedy="create it with --coordinator")
+        own_key = public_bytes(self._signing_key.public_key()).hex()
+        refused = why_campaign_refused(campaign, own_key, allow_plain=self._allow_plain)
+        if refused:
+            raise RemoteProtocolError(refused)
         live = self._live_for(campaign.device_class)
         if live is not None:
             got = f"class {campaign.device_class}, for which {live.campaign.campaign_id[:12]} runs"

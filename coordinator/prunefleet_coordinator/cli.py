@@ -56,7 +56,8 @@ def serve_fleet(  # noqa: PLR0913 - one argument per option
     database: Annotated[str | None, typer.Option(help="SQLAlchemy URL; else SQLite in the state folder.")] = None,
     token_dir: TokenDirOption = None,
     allow_plain: Annotated[
-        bool | None, typer.Option("--allow-plain", help="Let other machines reach a coordinator that is not private.")
+        bool | None,
+        typer.Option("--allow-plain", help="Allow campaigns of mode plain though other machines reach us."),
     ] = None,
     built_in_ca: Annotated[
         bool | None, typer.Option("--built-in-ca", help="Quick start: be the fleet's authority, too.")
@@ -117,6 +118,26 @@ def export(
         campaign_id = find_campaign([row.campaign_id for row in store.list_campaigns()], campaign)
         export_campaign(store, campaign_id, out, is_authority_built_in=is_built_in(folder))
     typer.echo(f"campaign {campaign_id} is in {out}; next: prunefleet report {out}", err=True)
+
+
+@app.command()
+def privacy(
+    *,
+    campaign: Annotated[
+        str | None, typer.Argument(metavar="[CAMPAIGN]", help="Its folder, file or id; else the newest here.")
+    ] = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    database: Annotated[str | None, typer.Option(help="As for `coordinator serve`.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same for machines.")] = False,
+) -> None:
+    """Say what a campaign guarantees, to whom, and what it does not, in plain words and numbers."""
+    from prunefleet_coordinator.privacy_command import report_of
+    from prunefleet_coordinator.privacy_report import privacy_lines
+
+    folder = _state(state)
+    report = report_of(campaign, folder, _settings(config, database=database).database_url(folder))
+    typer.echo(json.dumps(asdict(report), indent=2) if as_json else "\n".join(privacy_lines(report)))
 
 
 @app.command()

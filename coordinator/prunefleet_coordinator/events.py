@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from prunefleet_coordinator.state import ClosedRound, Snapshot
 from prunefleet_shared.campaign import Decision, SlimBase
 from prunefleet_shared.errors import Rejection
-from prunefleet_shared.messages import Awaited, CheckIn, Contribute, Control, Ending, SessionKind
+from prunefleet_shared.messages import Awaited, CheckIn, Control, Ending, SessionKind, SumDown, SumUp
+from prunefleet_shared.secure_sum.stages import Stage
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
@@ -25,11 +26,11 @@ class DeviceCheckedIn:
 
 
 @dataclass(frozen=True, slots=True)
-class ContributionReceived:
-    """A device sent a stage of a private sum."""
+class SumMessageReceived:
+    """A device sent a message of a private sum."""
 
     device_id: str
-    contribution: Contribute
+    message: SumUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class OperatorControlled:
     control: Control
 
 
-Event = DeviceCheckedIn | ContributionReceived | TrainerAsked | SlimBasePublished | OperatorControlled
+Event = DeviceCheckedIn | SumMessageReceived | TrainerAsked | SlimBasePublished | OperatorControlled
 
 # --- commands: save --------------------------------------------------------------------------------------------------
 
@@ -129,11 +130,11 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
-    """Tell the device that its contribution is in the sum."""
+class Reply:
+    """Answer the device's message of a private sum."""
 
     device_id: str
-    session_id: str
+    answer: SumDown
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +169,26 @@ class AcceptControl:
     control: Control
 
 
-Answer = Invite | Defer | End | Count | Reject | OfferDecision | AcceptSlimBase | AcceptControl
+Answer = Invite | Defer | End | Reply | Reject | OfferDecision | AcceptSlimBase | AcceptControl
 
 # --- commands: tell whoever watches ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceJoined:
+    """A device has begun to contribute: in mode ``plain`` it is counted, else it is on the roster to be."""
+
+    device_id: str
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceStage:
+    """A private sum goes on to ``stage``; devices that wait for that can be answered."""
+
+    session_id: str
+    stage: Stage
+    num_awaited: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +200,13 @@ class AnnounceDecision:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceAbandoned:
-    """A session ended below quorum; its contributions are gone and its devices may contribute to the next attempt."""
+    """A session yielded no sum, and ``why``; its contributions are gone, its devices may contribute to the next."""
 
     session_id: str
     attempt: int
     num_contributions: int
     quorum: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,5 +230,13 @@ class AnnounceResumed:
     operator_id: str
 
 
-Announcement = AnnounceDecision | AnnounceAbandoned | AnnounceEnd | AnnouncePaused | AnnounceResumed
+Announcement = (
+    AnnounceJoined
+    | AnnounceStage
+    | AnnounceDecision
+    | AnnounceAbandoned
+    | AnnounceEnd
+    | AnnouncePaused
+    | AnnounceResumed
+)
 Command = Save | Answer | Announcement

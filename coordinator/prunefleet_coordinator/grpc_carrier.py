@@ -76,6 +76,11 @@ STATUS_OF: Mapping[RejectReason, grpc.StatusCode] = MappingProxyType(
         RejectReason.EXPIRED_TOKEN: grpc.StatusCode.UNAUTHENTICATED,
         RejectReason.REVOKED: grpc.StatusCode.PERMISSION_DENIED,
         RejectReason.TOO_MANY_TRIES: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        RejectReason.OUT_OF_TURN: _PRECONDITION,
+        RejectReason.BAD_ROSTER: _PRECONDITION,
+        RejectReason.NO_AGREEMENT: _PRECONDITION,
+        RejectReason.BAD_SURVIVORS: _PRECONDITION,
+        RejectReason.TOO_ALIKE: _PRECONDITION,
     }
 )
 """The gRPC status of every refusal; the refusal itself travels in the trailing metadata."""
@@ -224,6 +229,9 @@ class _Methods(grpc.GenericRpcHandler):
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     response = await wire.answer(self._service, self._peer_of(context), method, request)
                     self._peer_of(context)  # a long poll may outlast a certificate, or a revocation
+                    if wire.METHODS[method].is_answer_compressed:
+                        context.set_compression(grpc.Compression.Gzip)
+                        await context.send_initial_metadata(())  # without it, this version of gRPC compresses nothing
                     return response
             except RemoteProtocolError as error:
                 refusal = error.rejection

@@ -2,7 +2,7 @@
 
 ::
 
-    time=2026-03-01T09:30:00.123Z level=info kind=counted campaign=5f2a… device_id=camera-3 phase=voting …
+    time=2026-03-01T09:30:00.123Z level=info kind=joined campaign=5f2a… device_id=camera-3 phase=voting …
 
 Never a vector, a tally or a key: what an event may say is listed in ``watch``.
 """

@@ -17,19 +17,21 @@ from prunefleet_coordinator.admission import why_campaign_impossible
 from prunefleet_coordinator.aggregation import decide
 from prunefleet_coordinator.archive import (
     CAMPAIGN_FILE,
+    COHORTS_FILE,
     DECISION_FILE,
     LEVEL_FOLDER,
     OUTCOME_FILE,
     SLIM_BASE_FILE,
     SUM_FILE,
+    read_cohorts,
     read_signed,
     read_total,
 )
+from prunefleet_coordinator.totals import combined_total, why_total_impossible
 from prunefleet_shared.campaign import Campaign, Decision, SlimBase
 from prunefleet_shared.documents import SignedDocument, digest, open_document
-from prunefleet_shared.errors import LocalProtocolError, RemoteProtocolError, ReplayError
-from prunefleet_shared.lanes import why_sum_impossible
-from prunefleet_shared.metrics import OUTCOME_LANES
+from prunefleet_shared.errors import ConfigError, LocalProtocolError, RemoteProtocolError, ReplayError
+from prunefleet_shared.messages import SessionKind
 
 T = TypeVar("T")
 _SHOWN_CHARACTERS = 80
@@ -81,7 +83,7 @@ def _replay_level(folder: Path, directory: Path) -> ReplayedDecision:
         raise _disagrees(decision_path, "level", folder.name, f"{LEVEL_FOLDER}{decision.level}")
     _compare(decision_path, _recomputed(folder / SUM_FILE, campaign, decision.level), decision)
     _check_slim_base(folder / SLIM_BASE_FILE, campaign, decision)
-    _check_outcome(folder / OUTCOME_FILE)
+    _check_outcome(folder / OUTCOME_FILE, campaign)
     return ReplayedDecision(
         path=decision_path.relative_to(directory).as_posix(),
         campaign_id=decision.campaign_id,
@@ -112,9 +114,13 @@ def _open(path: Path, kind: str, document_type: type[T], trusted_key: bytes) -> 
 
 
 def _recomputed(sum_path: Path, campaign: Campaign, level: int) -> Decision:
+    total, cohorts = read_total(sum_path), read_cohorts(sum_path.with_name(COHORTS_FILE))
     try:
-        return decide(campaign, read_total(sum_path), level)
-    except LocalProtocolError as error:
+        if cohorts and combined_total(campaign, SessionKind.VOTE, cohorts.totals) != total:
+            msg = f"{sum_path}: it is not what the cohorts beside it come to by rule {campaign.cohort.combination}"
+            raise ReplayError(msg)
+        return decide(campaign, total, level)
+    except (LocalProtocolError, ConfigError) as error:
         msg = f"{sum_path}: no decision follows from it: {error}"
         raise ReplayError(msg) from None
 
@@ -139,11 +145,11 @@ def _check_slim_base(path: Path, campaign: Campaign, decision: Decision) -> None
             raise _disagrees(path, name, wanted, found)
 
 
-def _check_outcome(path: Path) -> None:
+def _check_outcome(path: Path, campaign: Campaign) -> None:
     if not path.exists():
         return  # not measured yet
     total = read_total(path)
-    why = why_sum_impossible(OUTCOME_LANES, total.lanes, total.num_devices)
+    why = why_total_impossible(campaign, SessionKind.OUTCOME, total)
     if why:
         msg = f"{path}: no devices could have made this sum: {why}"
         raise ReplayError(msg)

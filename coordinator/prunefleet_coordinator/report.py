@@ -12,12 +12,12 @@ from prunefleet_coordinator.report_parts import contribution_of, decision_record
 from prunefleet_coordinator.state import Snapshot
 from prunefleet_coordinator.store import Store
 from prunefleet_shared import __version__
-from prunefleet_shared.campaign import Campaign, Decision
+from prunefleet_shared.campaign import PLAIN, Campaign, Decision
 from prunefleet_shared.documents import SignedDocument, open_document
 from prunefleet_shared.errors import ConfigError, RemoteProtocolError
 from prunefleet_shared.messages import Phase, SessionKind
 from prunefleet_shared.metrics import read_outcome
-from prunefleet_shared.private_sum import PLAIN, Total
+from prunefleet_shared.private_sum import Total
 
 HONEST_BUT_CURIOUS = (
     "Honest-but-curious only: the coordinator ran its own authority, so its operator could have made up devices."
@@ -112,7 +112,7 @@ def _fleet(
 
 
 def _notes(campaign: Campaign, *, is_authority_built_in: bool) -> list[str]:
-    notes = [_PLAIN_NOTE] if campaign.privacy_mode == PLAIN else []
+    notes = [_PLAIN_NOTE] if campaign.privacy.mode == PLAIN else []
     return [*notes, HONEST_BUT_CURIOUS] if is_authority_built_in else notes
 
 

@@ -22,14 +22,14 @@ from prunefleet_coordinator.report_model import (
 )
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.documents import SignedDocument
-from prunefleet_shared.lanes import LaneBlock, grade_lane, width_lane
+from prunefleet_shared.lanes import LaneBlock, LaneTable, grade_lane, width_lane
 from prunefleet_shared.layout import NUM_WIDTH_OPTIONS
-from prunefleet_shared.masks import IntArray, grades_by_rank
+from prunefleet_shared.masks import NUM_MASKS, IntArray, grades_by_rank, half_mask
 from prunefleet_shared.metrics import NUM_BINS, OUTCOME_LANES, OutcomeTally
 from prunefleet_shared.private_sum import Total
 
 _MEANINGS = {
-    "grade": "Graded mask: for every channel, in how many of 7 nested masks it survives (0 to 7).",
+    "grade": "Graded mask: in how many of 7 nested masks each channel survives (0 to 7); with noise, in one.",
     "width": f"Width votes: for every group and level, one of {NUM_WIDTH_OPTIONS} widths.",
     "tried": "Tried the decision: yes or no.",
     "finished": "Finished fine-tuning: yes or no.",
@@ -45,7 +45,7 @@ def setting_of(campaign: Campaign, preset: str | None = None) -> Setting:
         preset=preset,
         model=campaign.model,
         device_class=campaign.device_class,
-        privacy_mode=campaign.privacy_mode,
+        privacy_mode=campaign.privacy.mode,
         layout_fingerprint=campaign.layout.fingerprint(),
         cost_unit=campaign.cost_table.unit,
         num_groups=len(campaign.layout.groups),
@@ -96,18 +96,24 @@ def round_of(
         level_permille=campaign.levels[level].permille,
         vote_agreement=width_agreement(campaign, vote_total, level),
         channel_agreement=channel_agreement(campaign, vote_total),
-        gate_accept_rate=outcome.accepted / outcome.finished if outcome and outcome.finished else None,
+        gate_accept_rate=_accept_rate(outcome) if outcome else None,
         outcome=_outcome(outcome) if outcome else None,
     )
 
 
+def _accept_rate(outcome: OutcomeTally) -> float | None:
+    if outcome.finished <= 0:
+        return None
+    return min(1.0, max(0.0, outcome.accepted / outcome.finished))
+
+
 def _outcome(outcome: OutcomeTally) -> RoundOutcome:
     return RoundOutcome(
-        tried=outcome.tried,
-        finished=outcome.finished,
-        accepted=outcome.accepted,
-        accuracy_gain=list(outcome.accuracy_gain),
-        latency_ratio=list(outcome.latency_ratio),
+        tried=max(0, outcome.tried),  # with noise, counts may come out below 0
+        finished=max(0, outcome.finished),
+        accepted=max(0, outcome.accepted),
+        accuracy_gain=[max(0, count) for count in outcome.accuracy_gain],
+        latency_ratio=[max(0, count) for count in outcome.latency_ratio],
     )
 
 
@@ -129,15 +135,15 @@ def decision_record(
 
 
 def group_tallies(campaign: Campaign, vote_total: Total, seed: int | None = None) -> list[GroupTally]:
-    """The summed grades of every channel group, in layout order."""
-    blocks = _vote_blocks(campaign, vote_total)
+    """The summed grades of every channel group, in layout order; a noisy mask's single bit counts as all seven."""
+    blocks, scale = _vote_blocks(campaign, vote_total), NUM_MASKS if campaign.privacy.noise else 1
     return [
         GroupTally(
             seed=seed,
             group=group.name,
             num_channels=group.num_channels,
             num_devices=vote_total.num_devices,
-            grade_tally=[int(n) for n in blocks[grade_lane(group.name)]],
+            grade_tally=[scale * int(n) for n in blocks[grade_lane(group.name)]],
         )
         for group in campaign.layout.groups
     ]
@@ -150,7 +156,7 @@ def width_agreement(campaign: Campaign, vote_total: Total, level: int) -> float:
     """
     blocks = _vote_blocks(campaign, vote_total)
     largest = [int(blocks[width_lane(level, group.name)].max()) for group in campaign.layout.groups]
-    return float(np.mean(largest)) / vote_total.num_devices
+    return min(1.0, float(np.mean(largest)) / vote_total.num_devices)
 
 
 def channel_agreement(campaign: Campaign, vote_total: Total) -> float:
@@ -159,19 +165,31 @@ def channel_agreement(campaign: Campaign, vote_total: Total) -> float:
     Kendall's coefficient of concordance W = Var(sum of grades) / (n² Var(one device's grades)) in each group, averaged
     by group size (M. G. Kendall & B. Babington Smith, "The problem of m rankings", Ann. Math. Statist. 10, 1939). Every
     device hands out the same grades, so the denominator is known without seeing any. Groups of one channel rank
-    nothing and are left out; with no other group the answer is 1.
+    nothing and are left out; with no other group the answer is 1. Noise makes devices look more alike than they are.
     """
     blocks = _vote_blocks(campaign, vote_total)
     ranked = [group for group in campaign.layout.groups if np.var(grades_by_rank(group.num_channels)) > 0]
     if not ranked:
         return 1.0
-    concordance = [_kendall_w(blocks[grade_lane(group.name)], vote_total.num_devices) for group in ranked]
-    return float(np.average(concordance, weights=[group.num_channels for group in ranked]))
+    grades = [grades_by_rank(group.num_channels) for group in ranked]
+    if campaign.privacy.noise:
+        grades = [half_mask(grades_C) for grades_C in grades]
+    concordance = [
+        _kendall_w(blocks[grade_lane(group.name)], vote_total.num_devices, grades_C)
+        for group, grades_C in zip(ranked, grades, strict=True)
+    ]
+    return min(1.0, float(np.average(concordance, weights=[group.num_channels for group in ranked])))
 
 
-def _kendall_w(tally_C: IntArray, num_devices: int) -> float:
-    return float(np.var(tally_C) / (num_devices**2 * np.var(grades_by_rank(len(tally_C)))))
+def _kendall_w(tally_C: IntArray, num_devices: int, grades_C: IntArray) -> float:
+    return float(np.var(tally_C) / (num_devices**2 * np.var(grades_C)))
 
 
 def _vote_blocks(campaign: Campaign, vote_total: Total) -> dict[str, IntArray]:
-    return campaign.vote_lanes.split(vote_total.lanes)
+    return campaign.vote_lanes.split(_without_overshoot(campaign.vote_lanes, vote_total))
+
+
+def _without_overshoot(table: LaneTable, total: Total) -> IntArray:
+    """A total as counts can be shown: noise may have taken some below 0, or above what all devices could say."""
+    most_L = np.repeat([block.clip for block in table.blocks], [block.length for block in table.blocks])
+    return np.clip(np.asarray(total.lanes, dtype=np.int64), 0, most_L * total.num_devices)

@@ -13,10 +13,12 @@ The story: devices vote once, for all levels (VOTING). The sum yields the decisi
 a slim base (RETRAINING); devices say how it went (MEASURING); then the stored votes yield the decision of the next
 level, until the schedule is done (COMPLETED) or a round ran out of attempts (FAILED). ``state`` has the table.
 
-A session opens with the first ready device that checks in and invites the first ``cohort.max_invited`` devices, a few
-more than it needs. It closes when ``cohort.size`` of them have contributed, or at its deadline with a quorum; below
-quorum its contributions are forgotten and a new attempt begins. While no device checks in, the campaign waits:
-``progress`` says for what, and since when.
+A round is over one cohort or several (``cohort.count``), each summed in a session of its own; ``gathering`` says who is
+in which. A session opens with a ready device that checks in and invites ``cohort.max_invited`` devices, a few more than
+it needs. Once ``cohort.size`` of them have joined, or at its deadline with a quorum, nobody else is taken; the private
+sum goes through its stages, each with a deadline of its own, and closes. Without a sum in the end, what was contributed
+is forgotten and a new attempt begins. While no device checks in, the campaign waits: ``progress`` says for what, and
+since when.
 
 The operator may pause (nobody is newly invited; an open session may finish, the trainer may publish), resume, and stop
 for good (STOPPED; an open session is dropped).
@@ -25,30 +27,31 @@ for good (STOPPED; an open session is dropped).
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import assert_never
 
 from prunefleet_coordinator.admission import (
     why_campaign_id_rejected,
     why_campaign_impossible,
     why_check_in_rejected,
-    why_contribution_rejected,
     why_control_rejected,
     why_slim_base_rejected,
+    why_sum_message_rejected,
 )
-from prunefleet_coordinator.aggregation import decide
+from prunefleet_coordinator.closing import close_round
 from prunefleet_coordinator.events import (
     AcceptControl,
     AcceptSlimBase,
     AnnounceAbandoned,
     AnnounceDecision,
     AnnounceEnd,
+    AnnounceJoined,
     AnnouncePaused,
     AnnounceResumed,
+    AnnounceStage,
     Command,
-    ContributionReceived,
-    Count,
     Defer,
     DeviceCheckedIn,
     End,
@@ -57,57 +60,36 @@ from prunefleet_coordinator.events import (
     OfferDecision,
     OperatorControlled,
     Reject,
+    Reply,
+    Save,
     SaveClosing,
     SaveSlimBase,
     SaveSnapshot,
     SlimBasePublished,
+    SumMessageReceived,
     TrainerAsked,
 )
-from prunefleet_coordinator.session import OpenSession
-from prunefleet_coordinator.state import ENDINGS, ClosedRound, Happening, Snapshot
+from prunefleet_coordinator.gathering import Gathering, RandomBelow, progress_of, why_deferred
+from prunefleet_coordinator.session import DEFER_MS, OpenSession
+from prunefleet_coordinator.state import (
+    ENDINGS,
+    ClosedCohort,
+    ClosedRound,
+    Happening,
+    Progress,
+    Snapshot,
+    are_attempts_spent,
+)
+from prunefleet_coordinator.totals import fewest_cohorts, total_of
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from prunefleet_shared.messages import Awaited, Control, Ending, Phase, Readiness, SessionKind
-from prunefleet_shared.metrics import OUTCOME_LANES
-from prunefleet_shared.private_sum import open_coordinator_sum
+from prunefleet_shared.private_sum import SessionFacts, open_coordinator_sum
+from prunefleet_shared.secure_sum.roster import Members
+from prunefleet_shared.secure_sum.stages import Stage, SumFailedError
 
-DEFER_MS = 1_000
-"""How long a deferred peer stays away. Short, because the runner holds the call open until something changes."""
-
-PAUSED_DEFER_MS = 5_000
-"""The same while the campaign is paused, which may be for hours."""
-
-MIN_TURN_OVER_MS, MAX_TURN_OVER_MS = 1_000, 60_000
-TURN_OVER_DIVISOR = 4
-"""A device that the open session has no place for comes back after a quarter of what remains of it: late enough not to
-be a nuisance, early enough for the next session, which may come long before the deadline."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where the campaign stands, for people.
-
-    Attributes:
-        phase: What is going on.
-        is_paused: Nobody is newly invited until the operator resumes it.
-        level: 0-based level of the schedule.
-        attempt: Number of the open session, 0 when none is open.
-        num_contributions: Devices in its sum.
-        awaited: What is waited for; ``NOTHING`` once the campaign has ended.
-        awaited_ids: Devices invited that have not contributed, sorted.
-        since_s: When that wait began, on the round's clock; after a restart, when the restart heard its first event.
-        deadline_s: When the open session ends, on the same clock; None when none is open.
-    """
-
-    phase: Phase
-    is_paused: bool
-    level: int
-    attempt: int
-    num_contributions: int
-    awaited: Awaited
-    awaited_ids: tuple[str, ...]
-    since_s: float
-    deadline_s: float | None
+STAGE_DEFER_MS = 100
+"""How long a device stays away between two stages of a private sum; the runner holds its call open, too."""
 
 
 class CampaignRound:
@@ -117,12 +99,21 @@ class CampaignRound:
         campaign: What is to be done.
         new_session_id: Returns a fresh, unguessable session id each time (32 hex digits).
         snapshot: Where to resume; None to start.
+        members: Checks devices' certificates; None will do in mode ``plain``.
+        random_below: Puts devices into cohorts; ``secrets.randbelow`` unless a test wants to know.
 
     Raises:
         ConfigError: The campaign can never be carried out, or the snapshot is another campaign's (the operator's).
     """
 
-    def __init__(self, campaign: Campaign, new_session_id: Callable[[], str], snapshot: Snapshot | None = None) -> None:
+    def __init__(
+        self,
+        campaign: Campaign,
+        new_session_id: Callable[[], str],
+        snapshot: Snapshot | None = None,
+        members: Members | None = None,
+        random_below: RandomBelow = secrets.randbelow,
+    ) -> None:
         why = why_campaign_impossible(campaign)
         if why:
             msg = f"campaign {campaign.campaign_id}: {why}"
@@ -134,7 +125,9 @@ class CampaignRound:
         self._layout_fingerprint = campaign.layout.fingerprint()
         self._new_session_id = new_session_id
         self._state = snapshot or Snapshot(campaign.campaign_id)
-        self._session: OpenSession | None = None
+        self._members = members
+        self._gathering = Gathering(campaign.cohort.max_invited, random_below)
+        self._left_out: set[str] = set()
         self._abandoned_ids: set[str] = set()
         self._now_s = -math.inf
         self._waits_for: tuple[Awaited, str] | None = None
@@ -148,7 +141,7 @@ class CampaignRound:
     @property
     def next_deadline_s(self) -> float | None:
         """When to call :meth:`tick` next; None when no session is open."""
-        return self._session.deadline_s if self._session else None
+        return self._gathering.next_deadline_s
 
     @property
     def has_ended(self) -> bool:
@@ -158,18 +151,7 @@ class CampaignRound:
     @property
     def progress(self) -> Progress:
         """Where the campaign stands."""
-        state, session = self._state, self._session
-        return Progress(
-            phase=state.phase,
-            is_paused=state.is_paused,
-            level=state.level,
-            attempt=session.attempt if session else 0,
-            num_contributions=len(session.contributors) if session else 0,
-            awaited=self._awaited,
-            awaited_ids=tuple(sorted(session.awaited)) if session else (),
-            since_s=self._since_s,
-            deadline_s=session.deadline_s if session else None,
-        )
+        return progress_of(self._state, self._gathering, self._awaited, self._since_s)
 
     @property
     def _awaited(self) -> Awaited:
@@ -177,14 +159,20 @@ class CampaignRound:
             return Awaited.NOTHING
         if self._state.phase is Phase.RETRAINING:
             return Awaited.TRAINER
-        is_waiting_for_operator = self._state.is_paused and self._session is None
+        is_waiting_for_operator = self._state.is_paused and not self._gathering
         return Awaited.OPERATOR if is_waiting_for_operator else Awaited.DEVICES
 
     def knows_session(self, session_id: str) -> bool:
         """Whether this campaign opened the session, as far as it still knows."""
-        is_open = self._session is not None and session_id == self._session.session_id
-        is_closed = any(session_id == closed.session_id for closed in self._state.closed_rounds)
+        is_open = self._gathering.find(session_id) is not None
+        is_closed = any(session_id == closed.session_id for closed in self._closed)
         return is_open or is_closed or session_id in self._abandoned_ids
+
+    @property
+    def _closed(self) -> list[ClosedRound | ClosedCohort]:
+        """Everything whose sum is known."""
+        rounds = self._state.closed_rounds
+        return [*rounds, *(cohort for closed in rounds for cohort in closed.cohorts), *self._state.closed_cohorts]
 
     def receive(self, event: Event, now_s: float) -> list[Command]:
         """Take an event; a deadline that has passed by ``now_s`` comes first, as if ``tick`` had been called.
@@ -199,8 +187,8 @@ class CampaignRound:
         match event:
             case DeviceCheckedIn():
                 commands += self._device_checked_in(event, now_s)
-            case ContributionReceived():
-                commands += self._contribution_received(event)
+            case SumMessageReceived():
+                commands += self._sum_message_received(event, now_s)
             case TrainerAsked():
                 commands.append(self._trainer_asked(event))
             case SlimBasePublished():
@@ -213,7 +201,7 @@ class CampaignRound:
         return commands
 
     def tick(self, now_s: float) -> list[Command]:
-        """Close or give up the open session if its deadline has passed.
+        """Move open sessions on, close them or give them up, if their deadline has passed.
 
         Raises:
             LocalProtocolError: The clock went back (the caller's bug).
@@ -221,16 +209,16 @@ class CampaignRound:
         if now_s < self._now_s:
             msg = f"the clock went back from {self._now_s} to {now_s}"
             raise LocalProtocolError(msg)
-        session, self._now_s = self._session, now_s
+        self._now_s = now_s
         commands: list[Command] = []
-        if session is not None and now_s >= session.deadline_s:
-            has_quorum = len(session.contributors) >= self._campaign.cohort.quorum
-            commands = self._close(session) if has_quorum else self._abandon(session)
+        for session in self._gathering:
+            if now_s >= session.deadline_s and self._gathering.find(session.session_id):
+                commands += self._end_stage(session, now_s)
         self._note_the_wait(now_s)
         return commands
 
     def _note_the_wait(self, now_s: float) -> None:
-        waits_for = (self._awaited, self._session.session_id if self._session else "")
+        waits_for = (self._awaited, " ".join(session.session_id for session in self._gathering))
         if waits_for != self._waits_for:
             self._waits_for, self._since_s = waits_for, now_s
 
@@ -245,67 +233,77 @@ class CampaignRound:
             return [Defer(device_id, DEFER_MS, Awaited.TRAINER)]
         if check_in.readiness is not Readiness.READY:
             return [Defer(device_id, DEFER_MS, Awaited.DEVICES)]
-        return self._why_deferred(device_id, now_s) or self._invite(device_id, now_s)
+        is_left_out, num_unopened = device_id in self._left_out, self._num_unopened
+        deferral = why_deferred(device_id, self._gathering, self._state, num_unopened, now_s, is_left_out=is_left_out)
+        return [deferral] if deferral else self._invite(device_id, now_s)
 
-    def _why_deferred(self, device_id: str, now_s: float) -> list[Command]:
-        """The deferral of a ready device that gets no invitation now; empty if it gets one."""
-        session = self._session
-        if session is not None and device_id in session.contributors:
-            return [Defer(device_id, DEFER_MS, Awaited.DEVICES)]
-        if session is not None and device_id in session.invited:
-            return []
-        if self._state.is_paused:
-            return [Defer(device_id, PAUSED_DEFER_MS, Awaited.OPERATOR)]
-        if session is None or len(session.invited) < self._campaign.cohort.max_invited:
-            return []
-        window_ms = session.remaining_ms(now_s) // TURN_OVER_DIVISOR
-        after_ms = min(max(window_ms, MIN_TURN_OVER_MS), MAX_TURN_OVER_MS)
-        return [Defer(device_id, after_ms, Awaited.NOTHING, is_held=False)]
+    @property
+    def _num_unopened(self) -> int:
+        """Sessions that may be opened now."""
+        if are_attempts_spent(self._state, self._campaign.cohort):
+            return 0
+        return self._campaign.cohort.count - len(self._state.closed_cohorts) - len(self._gathering)
 
     def _invite(self, device_id: str, now_s: float) -> list[Command]:
         opening: list[Command] = []
-        if self._session is None:
-            self._session = self._open_session(now_s)
+        session = self._gathering.of(device_id)
+        if session is None or not session.is_open_to(device_id):
+            session = self._gathering.choose(device_id, self._num_unopened)
+        if session is None:
+            session = self._open_session(now_s)
+            self._gathering.add(session)
             opening.append(SaveSnapshot(self._state))
-        session = self._session
-        session.invited.add(device_id)
+        self._gathering.invite(device_id, session)
         remaining_ms = session.remaining_ms(now_s)
         facts = (session.session_id, session.kind, session.level, session.attempt, remaining_ms)
         return [*opening, Invite(device_id, *facts)]
 
     def _open_session(self, now_s: float) -> OpenSession:
-        kind, attempt = self._state.kind, self._state.attempts_opened + 1
-        table = self._campaign.vote_lanes if kind is SessionKind.VOTE else OUTCOME_LANES
-        session = OpenSession(
-            session_id=self._new_session_id(),
-            kind=kind,
-            level=self._state.level,
-            attempt=attempt,
-            deadline_s=now_s + self._campaign.cohort.deadline_ms / 1000,
-            cohort_sum=open_coordinator_sum(self._campaign.privacy_mode, table),
-        )
-        self._state = replace(self._state, attempts_opened=attempt)
-        return session
+        state, attempt = self._state, self._state.attempts_opened + 1
+        decision = state.decisions[-1] if state.kind is SessionKind.OUTCOME else None
+        facts = SessionFacts(self._new_session_id(), state.kind, state.level, attempt, decision)
+        cohort_sum = open_coordinator_sum(self._campaign, facts, self._members)
+        self._state = replace(state, attempts_opened=attempt)
+        return OpenSession(facts, now_s + self._campaign.cohort.deadline_ms / 1000, cohort_sum)
 
-    def _contribution_received(self, event: ContributionReceived) -> list[Command]:
-        device_id, contribution, session = event.device_id, event.contribution, self._session
-        rejection = why_contribution_rejected(
-            device_id, contribution.session_id, session, self._state.closed_rounds, self._abandoned_ids
-        )
+    # --- open sessions --------------------------------------------------------------------------------------------
+
+    def _sum_message_received(self, event: SumMessageReceived, now_s: float) -> list[Command]:
+        device_id, message = event.device_id, event.message
+        session = self._gathering.find(message.session_id)
+        rejection = why_sum_message_rejected(device_id, message, session, self._closed, self._abandoned_ids)
         if rejection:
             return [Reject(device_id, rejection)]
         if session is None:
-            msg = "admission let a contribution in while no session is open"
+            msg = "admission let a message of a sum in while no session is open"
             raise LocalProtocolError(msg)
+        cohort_sum = session.cohort_sum
+        stage, is_new = cohort_sum.stage, device_id not in cohort_sum.joined
         try:
-            session.cohort_sum.receive(device_id, contribution.payload)
+            answer = cohort_sum.receive(device_id, message)
         except RemoteProtocolError as error:
             return [Reject(device_id, error.rejection)]
-        counted = Count(device_id, session.session_id)
-        if len(session.contributors) < self._campaign.cohort.size:
-            return [counted]
-        save, *announcements = self._close(session)
-        return [save, counted, *announcements]
+        reply = Reply(device_id, answer) if answer else Defer(device_id, STAGE_DEFER_MS, Awaited.DEVICES)
+        joined: list[Command] = [AnnounceJoined(device_id, session.session_id)] if is_new else []
+        moved = self._moved_on(session, now_s) if cohort_sum.stage is not stage else []
+        # Saves come first: what a device is told must not be undone by a crash.
+        saves = [command for command in moved if isinstance(command, Save)]
+        return [*saves, reply, *joined, *(command for command in moved if not isinstance(command, Save))]
+
+    def _end_stage(self, session: OpenSession, now_s: float) -> list[Command]:
+        try:
+            session.cohort_sum.end_stage()
+        except SumFailedError as error:
+            return self._abandon(session, error)
+        return self._moved_on(session, now_s)
+
+    def _moved_on(self, session: OpenSession, now_s: float) -> list[Command]:
+        """What follows from the session's new stage."""
+        cohort_sum = session.cohort_sum
+        if cohort_sum.stage is Stage.DONE:
+            return self._close(session)
+        session.deadline_s = now_s + self._campaign.cohort.stage_ms / 1000
+        return [AnnounceStage(session.session_id, cohort_sum.stage, len(cohort_sum.awaited))]
 
     def _trainer_asked(self, event: TrainerAsked) -> Command:
         rejection = why_campaign_id_rejected(self._campaign.campaign_id, event.campaign_id)
@@ -348,9 +346,8 @@ class CampaignRound:
 
     def _stop(self) -> Command:
         self._state = replace(self._state.moved_by(Happening.OPERATOR_STOPPED), is_paused=False)
-        if self._session is not None:
-            self._abandoned_ids.add(self._session.session_id)
-            self._session = None
+        self._abandoned_ids |= {session.session_id for session in self._gathering}
+        self._gathering.clear()
         return SaveSnapshot(self._state)
 
     @property
@@ -358,29 +355,41 @@ class CampaignRound:
         return self._state.decisions[-1] if self._state.phase is Phase.RETRAINING else None
 
     def _close(self, session: OpenSession) -> list[Command]:
-        total = session.cohort_sum.close()
-        contributors = tuple(sorted(session.contributors))
-        closed = ClosedRound(session.kind, session.level, session.session_id, total, contributors)
-        closed_rounds = (*self._state.closed_rounds, closed)
-        state = replace(self._state, closed_rounds=closed_rounds, attempts_opened=0, attempts_failed=0)
-        level = 0 if session.kind is SessionKind.VOTE else session.level + 1
-        if level == len(self._campaign.levels):
-            self._state, self._session = state.moved_by(Happening.LAST_SUM_CLOSED), None
-            return [SaveClosing(closed, self._state, None), AnnounceEnd(Ending.COMPLETED)]
-        decision = decide(self._campaign, closed_rounds[0].total, level)
-        state = replace(state, level=level, decisions=(*state.decisions, decision))
-        self._state, self._session = state.moved_by(Happening.SUM_CLOSED), None
-        return [SaveClosing(closed, self._state, decision), AnnounceDecision(decision)]
+        try:
+            total = total_of(self._campaign, session.kind, session.cohort_sum)
+        except SumFailedError as error:
+            return self._abandon(session, error)
+        cohort = ClosedCohort(session.session_id, total, tuple(sorted(session.contributors)))
+        self._state = replace(self._state, closed_cohorts=(*self._state.closed_cohorts, cohort))
+        self._gathering.remove(session)
+        if self._num_unopened or self._gathering:
+            return [SaveSnapshot(self._state), AnnounceStage(session.session_id, Stage.DONE, 0)]
+        return self._close_round()
 
-    def _abandon(self, session: OpenSession) -> list[Command]:
-        cohort, num_contributions = self._campaign.cohort, len(session.contributors)
+    def _close_round(self) -> list[Command]:
+        """Combine what the round's cohorts said, and go on with the campaign."""
+        closing = close_round(self._campaign, self._state)
+        self._state = closing.snapshot
+        self._left_out.clear()
+        self._gathering.clear()
+        decision = closing.decision
+        announcement = AnnounceDecision(decision) if decision else AnnounceEnd(Ending.COMPLETED)
+        return [SaveClosing(closing.closed, closing.snapshot, decision), announcement]
+
+    def _abandon(self, session: OpenSession, failed: SumFailedError) -> list[Command]:
+        quorum, num_contributions = self._campaign.cohort.quorum, len(session.contributors)
+        cohort_sum, is_noisy = session.cohort_sum, self._campaign.privacy.noise is not None
+        self._left_out |= failed.blamed | cohort_sum.spent | (cohort_sum.contributors if is_noisy else frozenset())
         # While it is paused, nobody may be invited for those who fell asleep: that is not the fleet's fault.
         num_failed = self._state.attempts_failed + (0 if self._state.is_paused else 1)
-        state = replace(self._state, attempts_failed=num_failed)
-        is_spent = state.attempts_failed >= cohort.max_attempts
-        self._state = state.moved_by(Happening.ATTEMPTS_SPENT) if is_spent else state
-        self._session = None
+        self._state = replace(self._state, attempts_failed=num_failed)
+        self._gathering.remove(session)
         self._abandoned_ids.add(session.session_id)
-        abandoned = AnnounceAbandoned(session.session_id, session.attempt, num_contributions, cohort.quorum)
-        end: list[Command] = [AnnounceEnd(Ending.FAILED)] if is_spent else []
-        return [SaveSnapshot(self._state), abandoned, *end]
+        abandoned = AnnounceAbandoned(session.session_id, session.attempt, num_contributions, quorum, str(failed))
+        if not are_attempts_spent(self._state, self._campaign.cohort) or self._gathering:
+            return [SaveSnapshot(self._state), abandoned]
+        if len(self._state.closed_cohorts) >= fewest_cohorts(self._campaign.cohort):
+            save, *rest = self._close_round()
+            return [save, abandoned, *rest]
+        self._state = self._state.moved_by(Happening.ATTEMPTS_SPENT)
+        return [SaveSnapshot(self._state), abandoned, AnnounceEnd(Ending.FAILED)]

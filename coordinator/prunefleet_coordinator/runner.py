@@ -23,12 +23,13 @@ from prunefleet_coordinator.events import (
     AnnounceAbandoned,
     AnnounceDecision,
     AnnounceEnd,
+    AnnounceJoined,
+    Announcement,
     AnnouncePaused,
     AnnounceResumed,
+    AnnounceStage,
     Answer,
     Command,
-    ContributionReceived,
-    Count,
     Defer,
     DeviceCheckedIn,
     End,
@@ -37,15 +38,18 @@ from prunefleet_coordinator.events import (
     OfferDecision,
     OperatorControlled,
     Reject,
+    Reply,
     Save,
     SaveClosing,
     SaveSlimBase,
     SaveSnapshot,
     SlimBasePublished,
+    SumMessageReceived,
     TrainerAsked,
 )
 from prunefleet_coordinator.models import Models
-from prunefleet_coordinator.round import CampaignRound, Progress
+from prunefleet_coordinator.round import CampaignRound
+from prunefleet_coordinator.state import Progress
 from prunefleet_coordinator.store import Blobs, Store, StoredCampaign
 from prunefleet_coordinator.watch import Observer, describe
 from prunefleet_shared.campaign import Campaign, SlimBase
@@ -64,8 +68,6 @@ from prunefleet_shared.messages import (
     CampaignOffer,
     CheckIn,
     ComeBack,
-    Contribute,
-    ContributionCounted,
     ControlCampaign,
     DecisionOffer,
     Down,
@@ -76,9 +78,11 @@ from prunefleet_shared.messages import (
     PublishSlimBase,
     SessionKind,
     Stored,
+    SumUp,
     Up,
     UploadModel,
 )
+from prunefleet_shared.secure_sum.roster import Members
 
 POLL_S = 5.0
 """How long a call is held open while there is nothing to say; well below the idle timeouts of home routers."""
@@ -96,12 +100,13 @@ class CoordinatorRunner:
         new_session_id: Fresh, unguessable ids of 32 hex digits, such as ``lambda: secrets.token_hex(16)``.
         poll_s: Longest time a call with nothing to say is held open; 0 answers at once.
         changes: Shared by the campaigns of one coordinator; None for one of its own.
+        members: Checks devices' certificates; None will do in mode ``plain``.
 
     Raises:
         ConfigError: Campaign, key, store or base model do not go together (the operator's to mend).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what one campaign is carried out with, by name
         self,
         campaign_signed: SignedDocument,
         signing_key: ec.EllipticCurvePrivateKey,
@@ -112,6 +117,7 @@ class CoordinatorRunner:
         *,
         poll_s: float = POLL_S,
         changes: Changes | None = None,
+        members: Members | None = None,
     ) -> None:
         self._campaign_signed = campaign_signed
         self._campaign = _open_campaign(campaign_signed, signing_key)
@@ -123,6 +129,8 @@ class CoordinatorRunner:
         self._observers: list[Observer] = []
         self._models = Models(blobs)
         self._changes = changes or Changes()
+        self._members = members
+        self._unsaved: list[Command] = []
         self._live_round: CampaignRound | None = self._resumed()
         if self._models.num_bytes(self._campaign.base_digest) is None:
             msg = (
@@ -172,6 +180,7 @@ class CoordinatorRunner:
 
     def tick(self) -> None:
         """Close or give up a session whose deadline has passed. ``run`` calls it in time."""
+        self._carry_out_unsaved()
         self._carry_out(self._round.tick(self._clock()))
 
     async def handle(self, peer: Peer, message: Up) -> Down:
@@ -197,8 +206,6 @@ class CoordinatorRunner:
                 answer = await self._long_poll(DeviceCheckedIn(peer.peer_id, message))
             case AwaitDecision():
                 answer = await self._long_poll(TrainerAsked(peer.peer_id, message.campaign_id))
-            case Contribute():
-                answer = self._answer_to(ContributionReceived(peer.peer_id, message))
             case ControlCampaign():
                 answer = self._answer_to(OperatorControlled(peer.peer_id, message.control))
             case PublishSlimBase():
@@ -210,6 +217,8 @@ class CoordinatorRunner:
             case UploadModel():
                 self._models.receive(peer.peer_id, message)
                 answer = Stored()
+            case _ if isinstance(message, SumUp):
+                answer = await self._long_poll(SumMessageReceived(peer.peer_id, message))
             case _:
                 msg = f"a {type(message).__name__} is for whoever runs the campaigns"
                 raise LocalProtocolError(msg)
@@ -232,6 +241,7 @@ class CoordinatorRunner:
         return self._message(self._receive(event, signed))
 
     def _receive(self, event: Event, signed: SignedDocument | None = None) -> Answer:
+        self._carry_out_unsaved()
         answer = self._carry_out(self._round.receive(event, self._clock()), signed)
         if answer is None:
             msg = f"the round did not answer {type(event).__name__}"
@@ -241,16 +251,37 @@ class CoordinatorRunner:
     def _carry_out(self, commands: Sequence[Command], signed: SignedDocument | None = None) -> Answer | None:
         """Save and tell, in order; returns the one command that answers the peer."""
         answer: Answer | None = None
-        for command in commands:
+        for position, command in enumerate(commands):
             match command:
-                case SaveSnapshot() | SaveClosing() | SaveSlimBase():
+                case SaveClosing():
+                    # Devices whose masks are off never say it again; nobody was told yet, so it can be saved later.
+                    self._unsaved = [left for left in commands[position:] if isinstance(left, Save | Announcement)]
                     self._save(command, signed)
-                case AnnounceDecision() | AnnounceAbandoned() | AnnounceEnd() | AnnouncePaused() | AnnounceResumed():
+                    self._unsaved = []
+                case SaveSnapshot() | SaveSlimBase():
+                    self._save(command, signed)
+                case AnnounceStage():
+                    self._changes.announce()
+                case AnnounceJoined() | AnnounceDecision() | AnnounceAbandoned() | AnnounceEnd():
                     pass  # they are for whoever watches
+                case AnnouncePaused() | AnnounceResumed():
+                    pass
                 case _:
                     answer = command
             self._tell(command)
         return answer
+
+    def _carry_out_unsaved(self) -> None:
+        """Try again to store the sum of a closed session, where that has failed."""
+        if not self._unsaved:
+            return
+        pending, stored = self._unsaved, self._store.load_snapshot(self._campaign.campaign_id)
+        closing = pending[0]
+        if isinstance(closing, SaveClosing) and stored == closing.snapshot:  # it was written; only the answer was lost
+            self._unsaved, pending = [], pending[1:]
+            self._tell(closing)
+            self._changes.announce()
+        self._carry_out(pending)
 
     def _save(self, command: Save, signed: SignedDocument | None) -> None:
         try:
@@ -265,7 +296,8 @@ class CoordinatorRunner:
                 case _:
                     assert_never(command)
         except ConfigError:
-            self._live_round = None  # it is ahead of the store now: as after a crash, the store is right
+            if not isinstance(command, SaveClosing):
+                self._live_round = None  # it is ahead of the store now: as after a crash, the store is right
             raise
         self._changes.announce()
 
@@ -278,8 +310,8 @@ class CoordinatorRunner:
                 answer = ComeBack(command.after_ms, command.awaited)
             case End():
                 answer = CampaignEnded(command.ending)
-            case Count():
-                answer = ContributionCounted(command.session_id)
+            case Reply():
+                answer = command.answer
             case OfferDecision():
                 answer = DecisionOffer(self._campaign_signed, self._document("decision", command.level))
             case AcceptSlimBase() | AcceptControl():
@@ -331,7 +363,7 @@ class CoordinatorRunner:
 
     def _resumed(self) -> CampaignRound:
         snapshot = self._store.load_snapshot(self._campaign.campaign_id)
-        return CampaignRound(self._campaign, self._new_session_id, snapshot)
+        return CampaignRound(self._campaign, self._new_session_id, snapshot, self._members)
 
     def _tell(self, command: Command) -> None:
         told = describe(command, self._round.progress) if self._observers else None

@@ -30,6 +30,7 @@ from prunefleet_shared.identity_folder import IDENTITY_FILE, make_state_folder
 from prunefleet_shared.join_command import join_command
 from prunefleet_shared.member_link import MemberLink, utc_now
 from prunefleet_shared.roles import Role
+from prunefleet_shared.secure_sum.roster import Members
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +39,9 @@ STOP_GRACE_S = 3.0
 AUTHORITY_TIMEOUT_S = 10.0
 _LOCK_FILE = "coordinator.lock"
 PLAIN_BANNER = (
-    "NOT PRIVATE: in privacy mode plain this coordinator sees each device's contribution while it adds it up, and "
-    "other machines can reach it. Whoever runs it can read what a device would keep of its network."
+    "NOT PRIVATE: with --allow-plain this coordinator also carries out campaigns of privacy mode plain, in which it "
+    "sees each device's contribution while it adds it up, and other machines can reach it. Whoever runs it can read "
+    "what a device would keep of its network."
 )
 
 
@@ -56,28 +58,12 @@ def serve(settings: ServeSettings, state: Path, show: Callable[[str], None]) -> 
         CarrierError: The authority cannot be reached, and it is needed.
         RemoteProtocolError: The authority refused us.
     """
-    check_reach(settings)
     log_to_stderr()
     make_state_folder(state)
     with locked(state):
         if settings.token_dir is not None and not settings.built_in_ca:
             join_command(Role.COORDINATOR, None, settings.token_dir, state)
         asyncio.run(_until_signal(settings, state, show))
-
-
-def check_reach(settings: ServeSettings) -> None:
-    """Refuse an address that other machines can reach unless that was decided.
-
-    Raises:
-        ConfigError: It was not (the operator's to decide).
-    """
-    if settings.allow_plain or is_loopback(settings.listen_host):
-        return
-    msg = (
-        f"listen: {settings.listen} can be reached from other machines, and in privacy mode plain this coordinator "
-        "sees each device's contribution; if that is decided, say --allow-plain, else listen on 127.0.0.1"
-    )
-    raise ConfigError(msg)
 
 
 @contextmanager
@@ -155,6 +141,8 @@ def _campaigns(settings: ServeSettings, store: SqlStore, link: MemberLink, denie
         authority_is_built_in=settings.built_in_ca,
         on_event=log_event,
         learn_operators=lambda: _learn_operators(link),
+        allow_plain=settings.allow_plain or is_loopback(settings.listen_host),
+        members=Members(link.identity.credentials.ca_pem, utc_now),
     )
 
 
@@ -176,7 +164,6 @@ async def _listening(
         clock=utc_now,
         host=settings.listen_host,
         port=settings.listen_port,
-        allow_remote=settings.allow_plain,
         is_denied=denied.is_denied,
     )
     try:
@@ -190,7 +177,7 @@ async def _listening(
 
 
 def _greet(settings: ServeSettings, name: str, port: int) -> None:
-    if not is_loopback(settings.listen_host):
+    if settings.allow_plain and not is_loopback(settings.listen_host):
         _log.warning(PLAIN_BANNER)
     if settings.built_in_ca:
         _log.warning(WARNING)

@@ -23,7 +23,7 @@ class ServeSettings(BaseModel):
         listen: ``host:port``; port 0 lets the system choose.
         database: SQLAlchemy URL; None: ``coordinator.sqlite`` in the state folder.
         token_dir: Where to claim a join token from when there is no identity yet.
-        allow_plain: Let other machines reach a coordinator that sees each contribution.
+        allow_plain: Carry out campaigns of mode ``plain`` (it sees each contribution) though others can reach it.
         built_in_ca: Be the fleet's authority, too.
         host: With the built-in authority, the name or address at which members reach this machine.
         devices: With the built-in authority, how many join tokens to print for devices; None: 2 at the first

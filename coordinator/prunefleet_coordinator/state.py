@@ -9,9 +9,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
-from prunefleet_shared.campaign import Decision, SlimBase
+from prunefleet_shared.campaign import CohortPolicy, Decision, SlimBase
 from prunefleet_shared.errors import LocalProtocolError
-from prunefleet_shared.messages import Ending, Phase, SessionKind
+from prunefleet_shared.messages import Awaited, Ending, Phase, SessionKind
 from prunefleet_shared.private_sum import Total
 
 
@@ -43,15 +43,31 @@ ENDINGS = {Phase.COMPLETED: Ending.COMPLETED, Phase.FAILED: Ending.FAILED, Phase
 
 
 @dataclass(frozen=True, slots=True)
+class ClosedCohort:
+    """A cohort whose sum is known.
+
+    Attributes:
+        session_id: The session that succeeded.
+        total: The sum.
+        contributors: Ids of the devices in it, sorted: who, never what.
+    """
+
+    session_id: str
+    total: Total
+    contributors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ClosedRound:
     """A round whose sum is known.
 
     Attributes:
         kind: What was summed.
         level: Level of the outcome; 0 for the vote.
-        session_id: The session that succeeded.
-        total: The sum.
+        session_id: The session that succeeded; of several cohorts, the last one's.
+        total: The sum; of several cohorts, what their sums were combined to.
         contributors: Ids of the devices in it, sorted: who, never what.
+        cohorts: Of several cohorts, each; empty for a round of one.
     """
 
     kind: SessionKind
@@ -59,6 +75,7 @@ class ClosedRound:
     session_id: str
     total: Total
     contributors: tuple[str, ...]
+    cohorts: tuple[ClosedCohort, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +89,7 @@ class Snapshot:
         attempts_opened: Sessions opened for the current round, lost ones included: the last session's attempt number.
         attempts_failed: Of those, how many ended below quorum. Only these count against ``max_attempts``; a session
             lost to a restart of the coordinator, or starved by a pause, is no fault of the fleet.
+        closed_cohorts: Cohorts of the current round whose sums are known, while others are waited for.
         closed_rounds: The vote first, then the outcome of each level.
         decisions: One per level decided so far.
         slim_bases: One per level retrained so far.
@@ -87,6 +105,7 @@ class Snapshot:
     decisions: tuple[Decision, ...] = ()
     slim_bases: tuple[SlimBase, ...] = ()
     is_paused: bool = False
+    closed_cohorts: tuple[ClosedCohort, ...] = ()
 
     @property
     def kind(self) -> SessionKind:
@@ -104,3 +123,35 @@ class Snapshot:
             msg = f"campaign {self.campaign_id}: {happening.name} cannot happen while {self.phase.name}"
             raise LocalProtocolError(msg)
         return replace(self, phase=phase)
+
+
+def are_attempts_spent(snapshot: Snapshot, cohort: CohortPolicy) -> bool:
+    """Whether so many sessions of the current round came to nothing that no other is opened."""
+    return snapshot.attempts_failed >= cohort.max_attempts * cohort.count
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the campaign stands, for people.
+
+    Attributes:
+        phase: What is going on.
+        is_paused: Nobody is newly invited until the operator resumes it.
+        level: 0-based level of the schedule.
+        attempt: Number of the open session, 0 when none is open.
+        num_contributions: Devices in its sum.
+        awaited: What is waited for; ``NOTHING`` once the campaign has ended.
+        awaited_ids: Devices invited that have not contributed, sorted.
+        since_s: When that wait began, on the round's clock; after a restart, when the restart heard its first event.
+        deadline_s: When the open session ends, on the same clock; None when none is open.
+    """
+
+    phase: Phase
+    is_paused: bool
+    level: int
+    attempt: int
+    num_contributions: int
+    awaited: Awaited
+    awaited_ids: tuple[str, ...]
+    since_s: float
+    deadline_s: float | None

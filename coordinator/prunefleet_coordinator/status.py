@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunefleet_coordinator.round import Progress
+from prunefleet_coordinator.state import Progress
 from prunefleet_coordinator.store import Store
 from prunefleet_shared.campaign import Campaign
 from prunefleet_shared.documents import open_document

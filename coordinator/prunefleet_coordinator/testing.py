@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from prunefleet_shared.campaign import Campaign, CohortPolicy, Level
+from prunefleet_shared.campaign import PLAIN, Campaign, CohortPolicy, Level, PrivacyTerms
 from prunefleet_shared.documents import digest
 from prunefleet_shared.lanes import pack
 from prunefleet_shared.layout import (
@@ -26,7 +26,6 @@ from prunefleet_shared.layout import (
 )
 from prunefleet_shared.masks import IntArray, grade_layout
 from prunefleet_shared.metrics import OUTCOME_LANES, Outcome, outcome_vector
-from prunefleet_shared.private_sum import PLAIN
 from prunefleet_shared.testing import COORDINATOR_PUBLIC, TRAINER_PUBLIC
 
 BASE_MODEL = b"the base model's safetensors file"
@@ -57,7 +56,7 @@ def small_campaign(**changes: Any) -> Campaign:
     campaign = Campaign(
         campaign_id=digest(b"small campaign")[:32],
         device_class="camera",
-        privacy_mode=PLAIN,
+        privacy=PrivacyTerms(PLAIN, 1),
         model="resnet20",
         base_digest=digest(BASE_MODEL),
         layout=layout,

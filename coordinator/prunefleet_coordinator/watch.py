@@ -12,16 +12,17 @@ from prunefleet_coordinator.events import (
     AnnounceAbandoned,
     AnnounceDecision,
     AnnounceEnd,
+    AnnounceJoined,
     AnnouncePaused,
     AnnounceResumed,
+    AnnounceStage,
     Command,
-    Count,
     Invite,
     Reject,
     SaveClosing,
     SaveSlimBase,
 )
-from prunefleet_coordinator.round import Progress
+from prunefleet_coordinator.state import Progress
 
 Fact = int | str | bool | list[str]
 Observer = Callable[[str, Mapping[str, Fact]], None]
@@ -31,7 +32,7 @@ Observer = Callable[[str, Mapping[str, Fact]], None]
 def describe(command: Command, progress: Progress) -> tuple[str, dict[str, Fact]] | None:
     """Kind and facts of a command; None for those that change nothing worth showing (a deferral, a re-sent offer).
 
-    Kinds: ``invited``, ``counted``, ``rejected``, ``session_closed``, ``session_abandoned``, ``decided``,
+    Kinds: ``invited``, ``joined``, ``stage``, ``rejected``, ``session_closed``, ``session_abandoned``, ``decided``,
     ``slim_base_published``, ``paused``, ``resumed``, ``ended``. All carry the progress after the command's whole
     batch: ``phase``, ``level``, ``attempt``, ``num_contributions`` and ``awaited`` (ids of invited devices still to
     contribute).
@@ -55,24 +56,36 @@ def _own_facts(command: Command) -> tuple[str, dict[str, Fact]] | None:
     match command:
         case Invite():
             told = "invited", {"device_id": command.device_id, "session_kind": command.kind.name.lower()}
-        case Count():
-            told = "counted", {"device_id": command.device_id}
+        case AnnounceJoined():
+            told = "joined", {"device_id": command.device_id}
+        case AnnounceStage():
+            told = "stage", {"stage": command.stage.name.lower(), "num_awaited": command.num_awaited}
         case Reject():
             told = "rejected", {"peer_id": command.peer_id, "reason": command.rejection.reason.name}
         case SaveClosing(closed=closed):
             facts: dict[str, Fact] = {"closed_level": closed.level, "num_devices": closed.total.num_devices}
             told = "session_closed", {"session_kind": closed.kind.name.lower(), **facts}
         case AnnounceAbandoned():
-            told = "session_abandoned", {"num_lost": command.num_contributions, "quorum": command.quorum}
+            told = (
+                "session_abandoned",
+                {"num_lost": command.num_contributions, "quorum": command.quorum, "why": command.why},
+            )
         case AnnounceDecision(decision=decision):
             told = "decided", {"cost": decision.cost, "fingerprint": decision.fingerprint}
         case SaveSlimBase(slim_base=slim_base):
             told = "slim_base_published", {"model_digest": slim_base.model_digest}
-        case AnnouncePaused() | AnnounceResumed():
-            kind = "paused" if isinstance(command, AnnouncePaused) else "resumed"
-            told = kind, {"operator_id": command.operator_id}
         case AnnounceEnd():
             told = "ended", {"ending": command.ending.name.lower()}
         case _:
-            pass  # deferrals and offers are repeated at every poll
+            told = _control_facts(command)
     return told
+
+
+def _control_facts(command: Command) -> tuple[str, dict[str, Fact]] | None:
+    match command:
+        case AnnouncePaused(operator_id):
+            return "paused", {"operator_id": operator_id}
+        case AnnounceResumed(operator_id):
+            return "resumed", {"operator_id": operator_id}
+        case _:
+            return None  # deferrals and offers are repeated at every poll

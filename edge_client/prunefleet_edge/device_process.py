@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -22,9 +23,9 @@ from prunefleet_edge.backoff import Backoff, RetryPolicy, rest_s
 from prunefleet_edge.egress import Egress, enrolment_record
 from prunefleet_edge.local_work import LocalWork
 from prunefleet_edge.model_cache import FolderCache
-from prunefleet_edge.policy import owner_policy
+from prunefleet_edge.policy import PrivacyPolicy, owner_policy
 from prunefleet_edge.retraining_options import PLAIN, RetrainingOptions
-from prunefleet_edge.runner import DeviceRunner, Standing
+from prunefleet_edge.runner import DeviceRunner, Standing, SumMembership
 from prunefleet_edge.state_folder import StateFolder
 from prunefleet_edge.status import HEARTBEAT_S, MAX_FILES_NAMED, Status, StatusFile
 from prunefleet_edge.store import SqliteDeviceStore
@@ -33,6 +34,7 @@ from prunefleet_shared.errors import CarrierError, InputError, PrunefleetError, 
 from prunefleet_shared.identity_folder import Identity
 from prunefleet_shared.member_link import MemberLink, utc_now
 from prunefleet_shared.messages import Ending, Role
+from prunefleet_shared.secure_sum.roster import Members, SumIdentity
 
 CALL_TIMEOUT_S = 60.0
 NEXT_CAMPAIGN_S = 10.0
@@ -51,7 +53,7 @@ class DeviceOptions:
         device_class: The class whose campaigns to join; empty takes the identity's.
         recipe: Name of the recipe for fine-tuning.
         threads: torch's.
-        allow_plain: The owner agrees to campaigns that are not private.
+        privacy: What the owner lets a coordinator learn.
         is_once: End after one campaign.
         allowed_code: Each ``package.module:factory`` that the owner lets a campaign's network be made by.
         retraining: How the fleet's slim base is fine-tuned.
@@ -61,7 +63,7 @@ class DeviceOptions:
     device_class: str
     recipe: str
     threads: int
-    allow_plain: bool
+    privacy: PrivacyPolicy
     is_once: bool
     allowed_code: tuple[str, ...] = ()
     retraining: RetrainingOptions = PLAIN
@@ -106,6 +108,7 @@ class DeviceProcess:
             )
             stack.push_async_callback(self._link.close)
             self._egress = Egress(self._link, audit=audit.append)
+            self._members = Members(self._link.identity.credentials.ca_pem, utc_now)
             self._status = self._first_status(self._link.identity)
             self._work = self._make_work(self._link.identity)
             stack.callback(self._work.close)
@@ -161,9 +164,13 @@ class DeviceProcess:
             on_state=self._says,
             cache=FolderCache(self._folder.cache),
             check_policy=owner_policy(
-                identity.coordinator_address,
-                allow_plain=self._options.allow_plain,
-                allowed_code=self._options.allowed_code,
+                identity.coordinator_address, self._options.privacy, allowed_code=self._options.allowed_code
+            ),
+            membership=SumMembership(
+                lambda: SumIdentity.of(self._link.identity.credentials),
+                self._members,
+                self._options.privacy.min_devices,
+                secrets.token_bytes,
             ),
         )
         return await self._runner.run()

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from prunefleet_edge.device_process import DeviceOptions
+from prunefleet_edge.policy import MAX_VOTES, MIN_DEVICES, PrivacyPolicy
 from prunefleet_edge.prune_settings import default_recipe
 from prunefleet_edge.recipes import check_recipe_name
 from prunefleet_edge.retraining_options import PLAIN, RetrainingOptions, check_for_slim
@@ -25,6 +26,16 @@ class RetrainingTable(BaseModel):
     anchor_weight: float = PLAIN.anchor_weight
     temperature: float = PLAIN.temperature
     distilled_ratio: float = PLAIN.distilled_ratio
+
+
+class PrivacyTable(BaseModel):
+    """The table ``[privacy]``: what the owner lets a coordinator learn. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_devices: Annotated[int, Field(ge=3, le=1000)] = MIN_DEVICES
+    max_votes: Annotated[int, Field(ge=1, le=1_000_000)] = MAX_VOTES
+    max_epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
 
 
 class DeviceSettings(BaseModel):
@@ -54,6 +65,7 @@ class DeviceSettings(BaseModel):
     threads: Annotated[int, Field(ge=1, le=256)] = DEFAULT_THREADS
     preset: str | None = None
     retraining: RetrainingTable = RetrainingTable()
+    privacy: PrivacyTable = PrivacyTable()
 
     @property
     def recipe(self) -> str:
@@ -74,7 +86,7 @@ class DeviceSettings(BaseModel):
             self.device_class,
             self.recipe,
             self.threads,
-            self.allow_plain,
+            PrivacyPolicy(self.allow_plain, **self.privacy.model_dump()),
             self.once,
             self.allow_factory,
             retraining,

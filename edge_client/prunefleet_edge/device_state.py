@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from prunefleet_shared.campaign import Campaign
 from prunefleet_shared.documents import canonical_bytes, read_document
-from prunefleet_shared.lanes import LaneTable
 from prunefleet_shared.messages import SessionKind
-from prunefleet_shared.metrics import OUTCOME_LANES
 
 
 def round_key(kind: SessionKind, level: int) -> str:
@@ -21,9 +18,17 @@ def round_key(kind: SessionKind, level: int) -> str:
     return "vote" if kind is SessionKind.VOTE else f"outcome/{level}"
 
 
-def lane_table(campaign: Campaign, kind: SessionKind) -> LaneTable:
-    """What a contribution to a session of ``kind`` consists of."""
-    return campaign.vote_lanes if kind is SessionKind.VOTE else OUTCOME_LANES
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A sum of votes that this device helped to unmask.
+
+    Two such sums that differ by few devices give away what these said; see ``release_policy``.
+
+    Attributes:
+        devices: Names of the devices in the sum, sorted.
+    """
+
+    devices: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

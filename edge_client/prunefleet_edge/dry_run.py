@@ -13,14 +13,15 @@ from prunefleet_edge.model_cache import CAMPAIGN_FILE, FolderCache
 from prunefleet_edge.state_folder import StateFolder
 from prunefleet_edge.threads import DEFAULT_THREADS
 from prunefleet_shared import wire
-from prunefleet_shared.campaign import Campaign
+from prunefleet_shared.campaign import PLAIN, Campaign
 from prunefleet_shared.document_file import read_signed
 from prunefleet_shared.documents import digest, open_document
 from prunefleet_shared.errors import ConfigError, InputError, RemoteProtocolError
 from prunefleet_shared.identity_folder import IDENTITY_FILE, load_identity
 from prunefleet_shared.lanes import LaneRule, LaneTable, unpack
-from prunefleet_shared.messages import CheckIn, Contribute, Down, FetchModel, GetCampaign, Readiness, SessionKind, Up
+from prunefleet_shared.messages import CheckIn, Down, FetchModel, GetCampaign, Readiness, SessionKind, SumUp, Up
 from prunefleet_shared.metrics import OUTCOME_LANES
+from prunefleet_shared.private_sum import SessionFacts, ring_of
 from prunefleet_shared.roles import Role
 
 BASE_FILE = "base.safetensors"
@@ -55,9 +56,10 @@ class DryRun:
         campaign_id: The campaign.
         signer: What is known of who signed it.
         messages: In order, the vote last.
+        vote_leaves: How the vote leaves, in words.
         vote_blocks: The vote's vector, block by block.
         payload_hex: The vote as it is packed.
-        payload_sha256: Over it: what the audit would show.
+        payload_sha256: Over it: in mode ``plain``, what the audit would show.
         outcome_blocks: Form of the later outcome: blocks with their lengths; its values depend on the decision.
         outcome_bytes: Size of the outcome.
     """
@@ -65,6 +67,7 @@ class DryRun:
     campaign_id: str
     signer: str
     messages: tuple[WouldSend, ...]
+    vote_leaves: str
     vote_blocks: dict[str, list[int]]
     payload_hex: str
     payload_sha256: str
@@ -112,11 +115,15 @@ def try_dry_run(folder: StateFolder, source: str, campaign_path: Path | None, re
     collector.add(FetchModel(campaign.base_digest, 0), "once for each piece of the base model, unless it is cached")
     collector.add(check_in, "until invited, and after each contribution")
     collector.add(busy, "every few seconds while the device works")
-    collector.add(Contribute(UNKNOWN_SESSION, payload), "once, to a session whose id the coordinator draws")
+    if campaign.privacy.mode == PLAIN:
+        facts = SessionFacts(UNKNOWN_SESSION, SessionKind.VOTE, 0, 1)
+        contribute = collector.egress.open_sum(campaign, facts, payload, None).start()
+        collector.add(contribute, "once, to a session whose id the coordinator draws")
     return DryRun(
         campaign_id=campaign.campaign_id,
         signer=signer,
         messages=tuple(collector.messages),
+        vote_leaves=_how_it_leaves(campaign),
         vote_blocks=_blocks(campaign.vote_lanes, payload),
         payload_hex=payload.hex(),
         payload_sha256=digest(payload),
@@ -134,7 +141,7 @@ class _Collector:
         self._line = _NoLine()
         self.egress = Egress(self._line, audit=self._records.append)
 
-    def add(self, message: GetCampaign | CheckIn | Contribute | FetchModel, when: str) -> None:
+    def add(self, message: GetCampaign | CheckIn | SumUp | FetchModel, when: str) -> None:
         """What the egress lets out of ``message``."""
         with suppress(_NothingSent):
             self.egress.send(message).send(None)  # no event loop: an event loop owns a socket
@@ -193,6 +200,19 @@ def _blocks(table: LaneTable, payload: bytes) -> dict[str, list[int]]:
     return {name: part.tolist() for name, part in table.split(unpack(table, payload)).items()}
 
 
+def _how_it_leaves(campaign: Campaign) -> str:
+    if campaign.privacy.mode == PLAIN:
+        return "as it is: in privacy mode plain the coordinator sees it"
+    masked_bytes = ring_of(campaign, campaign.vote_lanes).packed_bytes
+    noise = campaign.privacy.noise
+    added = "" if noise is None else f"after noise was added (epsilon {noise.epsilon_milli / 1000:g} per campaign) and "
+    return (
+        f"never as it is, but {added}under masks that come off only in the sum of {campaign.privacy.min_devices} to "
+        f"{campaign.cohort.size} devices: {masked_bytes} bytes that look like chance, between messages with keys, "
+        "encrypted shares of keys, and signatures, which are drawn anew in each session"
+    )
+
+
 def dry_run_json(result: DryRun) -> str:
     """The result for machines."""
     return json.dumps(asdict(result), indent=2)
@@ -204,7 +224,8 @@ def dry_run_text(result: DryRun) -> str:
     for message in result.messages:
         lines += [f"  {message.kind}: {message.words} ({message.when})", f"    sha256 {message.sha256}"]
         lines += [f"    {len(message.wire_hex) // 2} bytes: {message.wire_hex}"]
-    lines += ["", f"The vote, {len(result.payload_hex) // 2} bytes, block by block:"]
+    lines += ["", f"The vote leaves {result.vote_leaves}.", ""]
+    lines += [f"The vote, {len(result.payload_hex) // 2} bytes, block by block:"]
     lines += [f"  {name}: {_in_words(name, lanes)}" for name, lanes in result.vote_blocks.items()]
     lines += [f"  as bytes: {result.payload_hex}", f"  sha256 {result.payload_sha256}", ""]
     lines.append(f"Later, for each decision, an outcome of {result.outcome_bytes} bytes; its values are not known yet:")

@@ -1,9 +1,10 @@
-"""The only way out of the device: four kinds of message, and in one of them sealed integers.
+"""The only way out of the device: a few kinds of message, and in one of them sealed integers.
 
 Whatever a device says passes :meth:`Egress.send`. It lets through a message only if its exact type is listed below,
-every text in it has the one shape an identifier can have, and its payload, where it has one, was made by
-:meth:`Egress.seal` from a vector that obeys the signed lane table. Everything else raises, and nothing is sent. What is
-sent is first written down for the device's owner.
+every text in it has the one shape an identifier can have. Messages of a private sum it lets through only if a sum made
+them that was opened here (:meth:`Egress.open_sum`) for a contribution that was sealed here (:meth:`Egress.seal`) from a
+vector that obeys the signed lane table. Everything else raises, and nothing is sent. What is sent is first written down
+for the device's owner.
 
 Nothing here can import data, training or torch: what this module cannot see, it cannot send.
 """
@@ -19,21 +20,39 @@ from typing import assert_never
 import numpy as np
 
 from prunefleet_edge.device import Vote
-from prunefleet_edge.device_state import lane_table
 from prunefleet_shared.authority_messages import GetAuthority, Join, Renew
-from prunefleet_shared.campaign import Campaign
+from prunefleet_shared.campaign import PLAIN, Campaign
 from prunefleet_shared.documents import canonical_bytes, digest
 from prunefleet_shared.errors import EgressError, LocalProtocolError, RemoteProtocolError
-from prunefleet_shared.lanes import unpack
+from prunefleet_shared.lanes import pack, unpack
 from prunefleet_shared.layout import NUM_WIDTH_OPTIONS
-from prunefleet_shared.masks import IntArray
-from prunefleet_shared.messages import CheckIn, Contribute, Down, FetchModel, GetCampaign, Link, Readiness, SessionKind
+from prunefleet_shared.masks import IntArray, half_mask
+from prunefleet_shared.messages import (
+    CheckIn,
+    Down,
+    FetchModel,
+    GetCampaign,
+    Link,
+    Readiness,
+    SessionKind,
+    SumDown,
+    SumUp,
+)
 from prunefleet_shared.metrics import outcome_vector
-from prunefleet_shared.private_sum import open_device_sum
+from prunefleet_shared.private_sum import DeviceSum, SessionFacts, SumKeys, open_device_sum
+from prunefleet_shared.sum_messages import (
+    Advertise,
+    ConfirmSurvivors,
+    Contribute,
+    FetchCertificates,
+    ShareKeys,
+    Unmask,
+    said_bytes,
+)
 
 __all__ = ["Egress", "EgressRecord", "enrolment_record", "outcome_vector", "vote_vector"]
 
-Outgoing = GetCampaign | CheckIn | Contribute | FetchModel
+Outgoing = GetCampaign | CheckIn | SumUp | FetchModel
 
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -41,7 +60,12 @@ _DEVICE_CLASS = re.compile(r"[a-z0-9-]{1,32}")
 _TEXT_SHAPES: Mapping[type[Outgoing], Mapping[str, re.Pattern[str]]] = {
     GetCampaign: {"device_class": _DEVICE_CLASS},
     CheckIn: {"campaign_id": _HEX_ID, "layout_fingerprint": _HEX_DIGEST},
+    Advertise: {"session_id": _HEX_ID},
+    FetchCertificates: {"session_id": _HEX_ID},
+    ShareKeys: {"session_id": _HEX_ID},
     Contribute: {"session_id": _HEX_ID},
+    ConfirmSurvivors: {"session_id": _HEX_ID},
+    Unmask: {"session_id": _HEX_ID},
     FetchModel: {"digest": _HEX_DIGEST},
 }
 """What may leave, and the shape of every text in it: identifiers only, so that no field can carry a sentence."""
@@ -53,7 +77,7 @@ class EgressRecord:
 
     Attributes:
         kind: The message's type, such as ``Contribute``.
-        payload_bytes: Size of the contribution, or of the message's fields as canonical JSON.
+        payload_bytes: Size of what a sum's message says, or of another message's fields as canonical JSON.
         digest: SHA-256 (hex) over the same bytes.
         when: UTC time, ISO 8601, to the second.
         words: The same for people: what was said, to whom.
@@ -83,6 +107,8 @@ def vote_vector(campaign: Campaign, vote: Vote) -> IntArray:
     if options_LG.size and not (options_LG.min() >= 0 and options_LG.max() < NUM_WIDTH_OPTIONS):
         msg = f"width options lie in 0..{NUM_WIDTH_OPTIONS - 1}"
         raise EgressError(msg)
+    if campaign.privacy.noise is not None:
+        grades_C = half_mask(grades_C)
     one_hot = np.eye(NUM_WIDTH_OPTIONS, dtype=np.int64)[options_LG]
     return np.concatenate([grades_C, one_hot.ravel()])
 
@@ -126,7 +152,8 @@ class Egress:
         self._link = link
         self._audit = audit
         self._utc_now = utc_now
-        self._sealed: dict[str, str] = {}  # digest of a payload → what it is, in words
+        self._sealed: dict[str, str] = {}  # digest of a contribution → what it is, in words
+        self._open = _MayLeave()  # the last message of the sum that was opened last
 
     def seal(self, campaign: Campaign, kind: SessionKind, vector: IntArray) -> bytes:
         """Turn a vector into the one form that may leave.
@@ -137,15 +164,14 @@ class Egress:
             vector: Integers, as long as the lane table.
 
         Returns:
-            The payload, ``lane_table(campaign, kind).packed_bytes`` long.
+            The vector, packed: ``campaign.lanes_of(kind).packed_bytes`` long.
 
         Raises:
             EgressError: The vector is not of integers or breaks the lane table (our bug).
-            RemoteProtocolError: ``WRONG_CAMPAIGN``: this client does not speak its privacy mode.
         """
         lanes = _integers(vector, "a contribution")
         try:
-            payload = open_device_sum(campaign.privacy_mode, lane_table(campaign, kind), lanes).first_payload()
+            payload = pack(campaign.lanes_of(kind), lanes)
         except LocalProtocolError as error:
             raise EgressError(str(error)) from error
         self._sealed[digest(payload)] = f"{kind.name.lower()} in campaign {campaign.campaign_id[:12]}"
@@ -158,13 +184,35 @@ class Egress:
             EgressError: It is none: the store was tampered with, or belongs to another campaign.
         """
         try:
-            vector = unpack(lane_table(campaign, kind), payload)
+            vector = unpack(campaign.lanes_of(kind), payload)
         except RemoteProtocolError as error:
             msg = f"the stored {kind.name.lower()} is no such thing: {error}"
             raise EgressError(msg) from error
         if self.seal(campaign, kind, vector) != payload:
             msg = f"the stored {kind.name.lower()} does not seal to the same bytes"
             raise EgressError(msg)
+
+    def open_sum(self, campaign: Campaign, facts: SessionFacts, payload: bytes, keys: SumKeys | None) -> DeviceSum:
+        """This device's end of a private sum, whose messages may leave.
+
+        Args:
+            campaign: The signed campaign.
+            facts: Which session of it.
+            payload: The contribution, sealed here.
+            keys: See ``private_sum``; None will do in mode ``plain``.
+
+        Raises:
+            EgressError: The payload was not sealed here.
+        """
+        words = self._sealed.get(digest(payload))
+        if words is None:
+            msg = "refusing to open a sum for a contribution that was not sealed"
+            raise EgressError(msg)
+        vector = unpack(campaign.lanes_of(facts.kind), payload)
+        words = words if campaign.privacy.mode == PLAIN else f"masked {words}"
+        cohort_sum = open_device_sum(campaign, facts, vector, keys)
+        self._open = _MayLeave()  # a new one: what an older sum still says is no longer let out
+        return _SealedSum(cohort_sum, words, self._open)
 
     async def send(self, message: Outgoing) -> Down:
         """Check, write down, send, and return the answer.
@@ -192,16 +240,14 @@ class Egress:
         match message:
             case CheckIn(readiness=readiness) if type(readiness) is not Readiness:
                 return "readiness is no Readiness"
-            case Contribute(payload=payload) if type(payload) is not bytes or digest(payload) not in self._sealed:
-                return "its payload was not sealed"
+            case _ if isinstance(message, SumUp) and message is not self._open.message:
+                return "no sum that was opened here has made it"
             case FetchModel(offset=offset) if type(offset) is not int or offset < 0:
                 return "offset is no count of bytes"
         return None
 
     def _record(self, message: Outgoing) -> EgressRecord:
         match message:
-            case Contribute(session_id, payload):
-                said, words = payload, f"{self._sealed[digest(payload)]} to session {session_id[:12]}"
             case CheckIn(campaign_id):
                 said, words = canonical_bytes(message), f"check-in to campaign {campaign_id[:12]}"
             case FetchModel(wanted, offset):
@@ -209,9 +255,54 @@ class Egress:
             case GetCampaign(device_class):
                 said, words = canonical_bytes(message), f"request for the campaign of class {device_class}"
             case _:
-                assert_never(message)
+                said, words = said_bytes(message), f"{self._open.words}, to session {message.session_id[:12]}"
         when = self._utc_now().isoformat(timespec="seconds")
         return EgressRecord(type(message).__name__, len(said), digest(said), when, words)
+
+
+_STAGE_WORDS: Mapping[type[SumUp], str] = {
+    Advertise: "public keys for the sum of a",
+    FetchCertificates: "request for certificates of devices in the sum of a",
+    ShareKeys: "encrypted shares of keys for the sum of a",
+    ConfirmSurvivors: "signature over the devices in the sum of a",
+    Unmask: "shares that take masks off the sum of a",
+}
+
+
+@dataclass(slots=True)
+class _MayLeave:
+    """The one object that a sum lets out now, if any, and what it is in words."""
+
+    message: SumUp | None = None
+    words: str = ""
+
+
+class _SealedSum:
+    """A sum whose last message, and only that, may leave."""
+
+    def __init__(self, cohort_sum: DeviceSum, words: str, may_leave: _MayLeave) -> None:
+        self._sum, self._words, self._may_leave = cohort_sum, words, may_leave
+
+    @property
+    def survivor_names(self) -> frozenset[str]:
+        return self._sum.survivor_names
+
+    def start(self) -> SumUp:
+        return self._noted(self._sum.start())
+
+    def receive(self, answer: SumDown) -> SumUp | None:
+        self._may_leave.message = None
+        message = self._sum.receive(answer)
+        return None if message is None else self._noted(message)
+
+    def abort(self) -> None:
+        self._may_leave.message = None
+        self._sum.abort()
+
+    def _noted(self, message: SumUp) -> SumUp:
+        stage = _STAGE_WORDS.get(type(message))
+        self._may_leave.message, self._may_leave.words = message, f"{stage} {self._words}" if stage else self._words
+        return message
 
 
 def _integers(values: IntArray, what: str) -> IntArray:

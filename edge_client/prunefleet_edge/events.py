@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prunefleet_edge.device_state import DeviceState
+from prunefleet_edge.device_state import DeviceState, Release
 from prunefleet_shared.campaign import Decision, SlimBase
 from prunefleet_shared.errors import PrunefleetError, Rejection
-from prunefleet_shared.messages import Awaited, CampaignEnded, CheckIn, ContributionCounted, Ending, Invitation
+from prunefleet_shared.messages import Awaited, CampaignEnded, CheckIn, Ending, Invitation, SumDown, SumUp
 
 # --- events: what happened ------------------------------------------------------------------------------------------
 
@@ -44,6 +44,13 @@ class OutcomeMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class SumAnswered:
+    """The coordinator answered the last message of a private sum."""
+
+    answer: SumDown
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The coordinator turned the last message down."""
 
@@ -58,16 +65,7 @@ class LinkFailed:
     retryable: bool
 
 
-Event = (
-    Invited
-    | ToldToComeBack
-    | CampaignEnded
-    | ContributionCounted
-    | VotePrepared
-    | OutcomeMeasured
-    | Refused
-    | LinkFailed
-)
+Event = Invited | ToldToComeBack | CampaignEnded | SumAnswered | VotePrepared | OutcomeMeasured | Refused | LinkFailed
 
 
 # --- commands: what to do, in order ---------------------------------------------------------------------------------
@@ -75,9 +73,10 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class SaveState:
-    """Write ``state`` to disk, durably, before carrying out the next command."""
+    """Write ``state`` to disk, durably, before carrying out the next command; with it what is about to be released."""
 
     state: DeviceState
+    release: Release | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +100,10 @@ class Personalise:
 
 
 @dataclass(frozen=True, slots=True)
-class SendContribution:
-    """Send the saved contribution to a session, and report the answer."""
+class SendToSum:
+    """Send a message of a private sum, and report the answer."""
 
-    session_id: str
-    payload: bytes
+    message: SumUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +122,4 @@ class Stop:
     error: PrunefleetError | None = None
 
 
-Command = SaveState | SendCheckIn | PrepareVote | Personalise | SendContribution | Rest | Stop
+Command = SaveState | SendCheckIn | PrepareVote | Personalise | SendToSum | Rest | Stop

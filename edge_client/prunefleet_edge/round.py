@@ -1,12 +1,15 @@
 """One device in one campaign, as a state machine without I/O: events in, commands out.
 
-The story: check in → be invited to the vote → prepare it → save it → send it → check in until a decision comes → try
-the decision on → save the outcome → send it → … until the campaign ends. Three rules carry all of it:
+The story: check in → be invited to the vote → prepare it → save it → take it through the stages of a private sum →
+check in until a decision comes → try the decision on → save the outcome → sum it → … until the campaign ends. Four
+rules carry all of it:
 
 1. A device votes once per campaign and gives one outcome per level. What it says is made once, saved before it is sent,
    and sent again byte for byte when a later *attempt* of the same round asks for it.
 2. It never speaks to two sessions of one attempt, nor ever again in a round that it knows to be closed.
-3. Whatever goes wrong for a while (a lost answer, a late contribution, a restart), the way back is to check in.
+3. Before it gives away what unmasks a sum, it saves that the round is spent, for ever; with noise, before its vector
+   leaves: others may unmask the sum without it, and every such sum costs privacy anew.
+4. Whatever goes wrong for a while (a lost answer, a late contribution, a restart), the way back is to check in.
 
 Time and randomness are arguments; documents arrive already verified (``runner`` does that). What is heard and ordered
 is in ``events``, what is remembered in ``device_state``.
@@ -17,12 +20,12 @@ from __future__ import annotations
 import enum
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
 from prunefleet_edge.backoff import MIN_REST_S, Backoff, RetryPolicy, rest_s
-from prunefleet_edge.device_state import Contribution, DeviceState, lane_table, round_key
+from prunefleet_edge.device_state import Contribution, DeviceState, Release, round_key
 from prunefleet_edge.events import (
     Command,
     Event,
@@ -35,12 +38,14 @@ from prunefleet_edge.events import (
     Rest,
     SaveState,
     SendCheckIn,
-    SendContribution,
+    SendToSum,
     Stop,
+    SumAnswered,
     ToldToComeBack,
     VotePrepared,
 )
-from prunefleet_shared.campaign import Campaign, Decision
+from prunefleet_edge.invitation_rules import why_invitation_wrong
+from prunefleet_shared.campaign import Campaign
 from prunefleet_shared.errors import (
     CarrierError,
     LayoutError,
@@ -54,11 +59,19 @@ from prunefleet_shared.messages import (
     Awaited,
     CampaignEnded,
     CheckIn,
-    ContributionCounted,
     Ending,
     Readiness,
     SessionKind,
+    SumUp,
 )
+from prunefleet_shared.private_sum import DeviceSum
+from prunefleet_shared.sum_messages import Contribute, Unmask
+
+OpenSum = Callable[[Invited, bytes], DeviceSum]
+"""Opens this device's end of the session it was invited to, for a sealed contribution."""
+NUM_STAGES = 5
+STAGE_REST_S = 0.05
+"""Between two tries at a stage that others are still at; the coordinator holds each for some seconds."""
 
 
 class Phase(enum.Enum):
@@ -68,7 +81,8 @@ class Phase(enum.Enum):
     CHECKING_IN = "checking in"  # a check-in is under way
     VOTING = "voting"  # the vote is being prepared
     PERSONALISING = "personalising"  # a decision is being tried
-    SENDING = "sending"  # a contribution is under way
+    SUMMING = "summing"  # a message of a private sum is under way
+    AWAITING_STAGE = "awaiting the next stage"  # until next_wakeup_s; then it says the same again
     STOPPED = "stopped"  # for good
 
 
@@ -77,7 +91,8 @@ ACCEPTED_EVENTS: Mapping[Phase, tuple[type[Event], ...]] = {
     Phase.CHECKING_IN: (Invited, ToldToComeBack, CampaignEnded, Refused, LinkFailed),
     Phase.VOTING: (VotePrepared, CampaignEnded),
     Phase.PERSONALISING: (OutcomeMeasured, CampaignEnded),
-    Phase.SENDING: (ContributionCounted, Refused, LinkFailed),
+    Phase.SUMMING: (SumAnswered, ToldToComeBack, Refused, LinkFailed),
+    Phase.AWAITING_STAGE: (),
     Phase.STOPPED: (),
 }
 """Which event may come in which phase; any other is a bug of the runner."""
@@ -94,6 +109,7 @@ class DeviceRound:
         layout_fingerprint: Of the network this device traced, 64 hex digits.
         state: What was last saved for this campaign; None for a first start.
         rng: Draws rests and waits.
+        open_sum: Opens private sums.
         retries: How long to keep trying; None for the default.
 
     Raises:
@@ -107,6 +123,7 @@ class DeviceRound:
         layout_fingerprint: str,
         state: DeviceState | None,
         rng: random.Random,
+        open_sum: OpenSum,
         *,
         retries: RetryPolicy | None = None,
     ) -> None:
@@ -117,6 +134,10 @@ class DeviceRound:
         self._phase = Phase.RESTING
         self._wakeup_s: float | None = -math.inf  # the first check-in is due at once
         self._invitation: Invited | None = None  # the one being worked on or answered
+        self._open_sum = open_sum
+        self._sum: DeviceSum | None = None
+        self._said: SumUp | None = None  # the last message of the sum, to be said again
+        self._sum_ends_s = math.inf
         self._fingerprint = layout_fingerprint
         expected = campaign.layout.fingerprint()
         if layout_fingerprint != expected:
@@ -147,10 +168,14 @@ class DeviceRound:
         return CheckIn(self._campaign.campaign_id, self._fingerprint, Readiness.BUSY)
 
     def tick(self, now_s: float) -> list[Command]:
-        """Check in if the rest is over."""
-        if self._phase is not Phase.RESTING or self._wakeup_s is None or now_s < self._wakeup_s:
+        """Check in, or say the same again, if the rest is over."""
+        if self._phase not in {Phase.RESTING, Phase.AWAITING_STAGE} or self._wakeup_s is None or now_s < self._wakeup_s:
             return []
-        self._phase, self._wakeup_s = Phase.CHECKING_IN, None
+        self._wakeup_s = None
+        if self._said is not None:
+            self._phase = Phase.SUMMING
+            return [SendToSum(self._said)]
+        self._phase = Phase.CHECKING_IN
         return [SendCheckIn(CheckIn(self._campaign.campaign_id, self._fingerprint, Readiness.READY))]
 
     def receive(self, event: Event, now_s: float) -> list[Command]:
@@ -171,9 +196,9 @@ class DeviceRound:
             case CampaignEnded(ending):
                 commands = self._on_ended(ending)
             case VotePrepared(payload) | OutcomeMeasured(payload):
-                commands = self._on_ready(payload)
-            case ContributionCounted(session_id):
-                commands = self._on_counted(session_id, now_s)
+                commands = self._on_ready(payload, now_s)
+            case SumAnswered():
+                commands = self._on_sum_answered(event, now_s)
             case Refused(rejection):
                 commands = self._on_refused(rejection, now_s)
             case LinkFailed(message, retryable):
@@ -184,6 +209,8 @@ class DeviceRound:
 
     def _on_told_to_come_back(self, after_s: float, awaited: Awaited, now_s: float) -> list[Command]:
         self._backoff.reset()
+        if self._phase is Phase.SUMMING:
+            return self._say_again_later(STAGE_REST_S, "waiting for other devices", now_s)
         return self._rest(rest_s(after_s, self._rng), _WAITING_FOR[awaited], now_s)
 
     def _on_ended(self, ending: Ending) -> list[Command]:
@@ -202,7 +229,7 @@ class DeviceRound:
         saved = self._save(self._state.closing(*self._rounds_closed_by(invited)))
         if self._state.contribution is not None:
             payload = self._state.contribution.payload
-            return [*saved, *self._answer(payload)]
+            return [*saved, *self._begin_sum(payload, now_s)]
         if invited.decision is None or invited.slim_base is None:
             self._phase = Phase.VOTING
             return [*saved, PrepareVote()]
@@ -228,33 +255,75 @@ class DeviceRound:
         others = {"vote"} if invited.invitation.kind is SessionKind.OUTCOME else set()
         return others | ({said.round_key} if said is not None else set()) - {_key(invited)}
 
-    def _on_ready(self, payload: bytes) -> list[Command]:
+    def _on_ready(self, payload: bytes, now_s: float) -> list[Command]:
         invited = self._invited()
-        expected = lane_table(self._campaign, invited.invitation.kind).packed_bytes
+        expected = self._campaign.lanes_of(invited.invitation.kind).packed_bytes
         if len(payload) != expected:
             msg = f"a contribution to {_key(invited)} takes {expected} bytes, got {len(payload)}"
             raise LocalProtocolError(msg)
-        return self._answer(payload)
+        return self._begin_sum(payload, now_s)
 
-    def _answer(self, payload: bytes) -> list[Command]:
-        """Save, then send: a device that dies in between says the same thing again, never another."""
+    # --- the private sum ----------------------------------------------------------------------------------------------
+
+    def _begin_sum(self, payload: bytes, now_s: float) -> list[Command]:
+        """Save, then begin: a device that dies in between says the same thing again, never another."""
         invited, to = self._invited(), self._invited().invitation
         said = Contribution(to.kind, to.level, _decision_fingerprint(invited), to.session_id, to.attempt, payload.hex())
-        self._phase = Phase.SENDING
-        return [*self._save(replace(self._state, contribution=said)), SendContribution(to.session_id, payload)]
+        self._sum = self._open_sum(invited, payload)
+        saved = self._save(replace(self._state, contribution=said))
+        self._sum_ends_s = now_s + (to.remaining_ms + NUM_STAGES * self._campaign.cohort.stage_ms) / 1000
+        return [*saved, *self._say(self._sum.start())]
 
-    def _on_counted(self, session_id: str, now_s: float) -> list[Command]:
-        sent_to = self._invited().invitation.session_id
-        if session_id != sent_to:
-            wrong = Rejection(RejectReason.WRONG_SESSION, expected=sent_to, got=session_id)
-            return self._stop(RemoteProtocolError(wrong))
+    def _say(self, message: SumUp) -> list[Command]:
+        self._phase, self._said = Phase.SUMMING, message
+        return [SendToSum(message)]
+
+    def _on_sum_answered(self, event: SumAnswered, now_s: float) -> list[Command]:
+        cohort_sum = self._sum
+        if cohort_sum is None:
+            msg = "a sum answered that was not begun"
+            raise LocalProtocolError(msg)
+        self._backoff.reset()
+        try:
+            message = cohort_sum.receive(event.answer)
+        except RemoteProtocolError as error:
+            if error.rejection.reason is RejectReason.STRANGER:  # a peer's certificate has ended; ours has not
+                return self._try_later(str(error), now_s)
+            return self._stop(error)
+        if message is None:
+            return self._on_counted(now_s)
+        return [*self._spent_by(message, cohort_sum), *self._say(message)]
+
+    def _spent_by(self, message: SumUp, cohort_sum: DeviceSum) -> list[Command]:
+        if isinstance(message, Unmask):
+            return self._spend(cohort_sum.survivor_names)
+        if isinstance(message, Contribute) and self._campaign.privacy.noise is not None:
+            return self._save(self._state.closing(_key(self._invited())))
+        return []
+
+    def _spend(self, devices: frozenset[str]) -> list[Command]:
+        """Save, before the sum can be unmasked, that nothing is ever said in this round again."""
+        invited = self._invited()
+        is_vote = invited.invitation.kind is SessionKind.VOTE
+        self._state = self._state.closing(_key(invited))
+        return [SaveState(self._state, Release(tuple(sorted(devices))) if is_vote else None)]
+
+    def _say_again_later(self, delay_s: float, why: str, now_s: float) -> list[Command]:
+        if now_s + delay_s > self._sum_ends_s:
+            return self._try_later(f"{why}, until the session was over", now_s)
+        self._phase, self._wakeup_s = Phase.AWAITING_STAGE, now_s + delay_s
+        return [Rest(delay_s, why)]
+
+    def _on_counted(self, now_s: float) -> list[Command]:
         self._backoff.reset()
         return self._rest(MIN_REST_S, "counted", now_s)
 
+    # --- what goes wrong ----------------------------------------------------------------------------------------------
+
     def _on_refused(self, rejection: Rejection, now_s: float) -> list[Command]:
-        if self._phase is Phase.SENDING and rejection.reason is RejectReason.DUPLICATE:
-            # The first copy arrived and only its answer was lost.
-            return self._on_counted(self._invited().invitation.session_id, now_s)
+        if self._phase is Phase.SUMMING and rejection.reason is RejectReason.DUPLICATE:
+            # The first copy arrived and only its answer was lost, or the sum was closed without our last message.
+            return self._on_counted(now_s)
         if rejection.reason in CHECK_IN_AGAIN:
             return self._try_later(str(rejection), now_s)
         return self._stop(RemoteProtocolError(rejection))
@@ -262,6 +331,9 @@ class DeviceRound:
     def _on_link_failed(self, message: str, now_s: float, *, retryable: bool) -> list[Command]:
         if not retryable:
             return self._stop(CarrierError(message, retryable=False))
+        delay_s = self._backoff.next_delay_s(now_s) if self._phase is Phase.SUMMING else None
+        if delay_s is not None:
+            return self._say_again_later(delay_s, message, now_s)
         return self._try_later(message, now_s)
 
     def _try_later(self, why: str, now_s: float) -> list[Command]:
@@ -271,12 +343,19 @@ class DeviceRound:
         return self._rest(delay_s, why, now_s)
 
     def _rest(self, delay_s: float, why: str, now_s: float) -> list[Command]:
-        self._phase, self._wakeup_s, self._invitation = Phase.RESTING, now_s + delay_s, None
+        self._phase, self._wakeup_s = Phase.RESTING, now_s + delay_s
+        self._leave_session()
         return [Rest(delay_s, why)]
 
     def _stop(self, error: PrunefleetError | None = None, *, ending: Ending | None = None) -> list[Command]:
-        self._phase, self._wakeup_s, self._invitation = Phase.STOPPED, None, None
+        self._phase, self._wakeup_s = Phase.STOPPED, None
+        self._leave_session()
         return [Stop(ending, error)]
+
+    def _leave_session(self) -> None:
+        if self._sum is not None:
+            self._sum.abort()
+        self._sum, self._said, self._invitation = None, None, None
 
     def _save(self, state: DeviceState) -> list[Command]:
         changed = state != self._state
@@ -298,43 +377,9 @@ _WAITING_FOR: Mapping[Awaited, str] = {
 }
 
 
-# --- what an invitation must satisfy --------------------------------------------------------------------------------
-
-
 def _key(invited: Invited) -> str:
     return round_key(invited.invitation.kind, invited.invitation.level)
 
 
 def _decision_fingerprint(invited: Invited) -> str:
     return "" if invited.decision is None else invited.decision.fingerprint
-
-
-def why_invitation_wrong(campaign: Campaign, invited: Invited) -> Rejection | None:
-    """The rule an invitation breaks, whose fault is the coordinator's; None if it is as it should be."""
-    to, decision, slim_base = invited.invitation, invited.decision, invited.slim_base
-    if not 0 <= to.level < len(campaign.levels) or to.attempt < 1:
-        return Rejection(RejectReason.MALFORMED, expected=f"one of {len(campaign.levels)} levels", got=f"{to.level}")
-    if to.kind is SessionKind.VOTE:
-        return None
-    if decision is None or slim_base is None:
-        return Rejection(RejectReason.MALFORMED, expected="a decision and a slim base", got="an outcome without")
-    if {decision.campaign_id, slim_base.campaign_id} != {campaign.campaign_id}:
-        return Rejection(RejectReason.WRONG_CAMPAIGN, expected=campaign.campaign_id, got=decision.campaign_id)
-    if {decision.level, slim_base.level} != {to.level} or slim_base.decision_fingerprint != decision.fingerprint:
-        return Rejection(RejectReason.WRONG_DECISION, expected=f"one decision for level {to.level}", got="a mixture")
-    why = why_decision_impossible(campaign, decision)
-    return Rejection(RejectReason.WRONG_DECISION, expected="the signed campaign's terms", got=why) if why else None
-
-
-def why_decision_impossible(campaign: Campaign, decision: Decision) -> str | None:
-    """How a decision contradicts the campaign it was made for; None if it does not."""
-    dense = campaign.layout.dense_widths
-    if len(decision.widths) != len(dense) or len(decision.prior) != len(dense):
-        return f"{len(decision.widths)} widths and {len(decision.prior)} orders for {len(dense)} groups"
-    for group, width, order in zip(campaign.layout.groups, decision.widths, decision.prior, strict=True):
-        if not 1 <= width <= group.num_channels or sorted(order) != list(range(group.num_channels)):
-            return f"widths or order of {group.name} do not fit its {group.num_channels} channels"
-    cost, budget = campaign.cost_table.cost(decision.widths), campaign.levels[decision.level].budget
-    if cost != decision.cost or cost > budget:
-        return f"cost {decision.cost}, recomputed {cost}, budget {budget} {campaign.cost_table.unit}"
-    return None

@@ -8,33 +8,48 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, assert_never
 
 from prunefleet_edge.device import DeviceWork
+from prunefleet_edge.device_state import round_key
 from prunefleet_edge.egress import Egress, outcome_vector, vote_vector
 from prunefleet_edge.events import (
     Command,
     Event,
+    Invited,
     OutcomeMeasured,
     Personalise,
     PrepareVote,
     Rest,
     SaveState,
     SendCheckIn,
-    SendContribution,
+    SendToSum,
     Stop,
     VotePrepared,
 )
 from prunefleet_edge.model_cache import ModelCache, NoCache
+from prunefleet_edge.release_policy import why_too_alike
 from prunefleet_edge.round import DeviceRound
 from prunefleet_edge.store import DeviceStore
 from prunefleet_edge.verified_link import LinkLimits, VerifiedLink, World
 from prunefleet_shared.campaign import Campaign, Decision, SlimBase
 from prunefleet_shared.errors import InputError, LocalProtocolError, PrunefleetError
-from prunefleet_shared.messages import Contribute, Ending, SessionKind
+from prunefleet_shared.messages import Ending, SessionKind
 from prunefleet_shared.metrics import Outcome
+from prunefleet_shared.private_sum import DeviceSum, SessionFacts, SumKeys
+from prunefleet_shared.secure_sum.roster import Members, SumIdentity
+from prunefleet_shared.secure_sum.shamir import RandomBytes
+from prunefleet_shared.sum_messages import (
+    Advertise,
+    ConfirmSurvivors,
+    Contribute,
+    FetchCertificates,
+    ShareKeys,
+    SumUp,
+    Unmask,
+)
 
 T = TypeVar("T")
 
@@ -44,6 +59,15 @@ _IN_WORDS = {
     Ending.FAILED: "campaign given up by the coordinator: too few devices answered",
     Ending.STOPPED: "campaign stopped by the operator",
 }
+_STAGES: Mapping[type[SumUp], str] = {
+    Advertise: "keys",
+    FetchCertificates: "certificates",
+    ShareKeys: "shares of keys",
+    Contribute: "the vector",
+    ConfirmSurvivors: "who is in the sum",
+    Unmask: "masks off",
+}
+VOTE_KEY = round_key(SessionKind.VOTE, 0)
 WORK_TIMEOUT_S = 24 * 3600.0
 """Longest a vote or a fine-tuning may take; a day covers the slowest board we know of."""
 
@@ -63,6 +87,23 @@ class Standing:
     resting_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SumMembership:
+    """What a device takes part in secure sums with.
+
+    Attributes:
+        identity: Its certificate and key, as they are now.
+        members: Checks peers' certificates.
+        min_devices: Fewest devices that a sum, or the difference of two, must be over: its owner's policy.
+        random_bytes: Unpredictable bytes, such as ``secrets.token_bytes``.
+    """
+
+    identity: Callable[[], SumIdentity]
+    members: Members
+    min_devices: int
+    random_bytes: RandomBytes
+
+
 class DeviceRunner:
     """One device's part in the campaign of its class.
 
@@ -78,7 +119,9 @@ class DeviceRunner:
         on_state: Told, in words, what the device does or waits for.
         limits: What is borne of the line; None for the default.
         cache: Keeps models between runs; None keeps nothing.
-        check_policy: Raises when the device's owner would not take part in such a campaign.
+        check_policy: Raises when the device's owner would not take part in such a campaign, given how many sums of
+            votes this device has helped to release.
+        membership: For secure sums; None takes part in campaigns of mode ``plain`` only.
     """
 
     def __init__(  # noqa: PLR0913 - the whole world a device meets, by name
@@ -95,7 +138,8 @@ class DeviceRunner:
         on_state: Callable[[str], None],
         limits: LinkLimits | None = None,
         cache: ModelCache | None = None,
-        check_policy: Callable[[Campaign], None] = lambda _campaign: None,
+        check_policy: Callable[[Campaign, int], None] = lambda _campaign, _num_released: None,
+        membership: SumMembership | None = None,
     ) -> None:
         self._egress = egress
         self._work = work
@@ -105,6 +149,7 @@ class DeviceRunner:
         self._limits = limits or LinkLimits()
         self._link = VerifiedLink(egress, operator_keys, self._world, self._limits, cache or NoCache())
         self._check_policy = check_policy
+        self._membership = membership
         self._standing = Standing()
 
     @property
@@ -129,7 +174,7 @@ class DeviceRunner:
         """
         self._world.on_state(f"asking for the campaign of class {self._device_class}")
         campaign = await self._link.get_campaign(self._device_class)
-        self._check_policy(campaign)
+        self._check_policy(campaign, self._num_votes_before(campaign))
         self._standing = Standing(campaign.campaign_id)
         self._store.forget_others(campaign.campaign_id)
         self._world.on_state(f"downloading the base model {campaign.base_digest[:12]}")
@@ -139,8 +184,22 @@ class DeviceRunner:
         state = self._store.load(campaign.campaign_id)
         if state is not None and state.contribution is not None:
             self._egress.seal_again(campaign, state.contribution.kind, state.contribution.payload)
-        device_round = DeviceRound(campaign, fingerprint, state, self._world.rng, retries=self._limits.retries)
+        device_round = DeviceRound(
+            campaign,
+            fingerprint,
+            state,
+            self._world.rng,
+            lambda invited, payload: self._open_sum(campaign, invited, payload),
+            retries=self._limits.retries,
+        )
         return await self._follow(device_round, campaign, base)
+
+    def _num_votes_before(self, campaign: Campaign) -> int:
+        """Sums of votes on its network before this campaign's; 0 once it has voted here: it is asked for no other."""
+        state = self._store.load(campaign.campaign_id)
+        if state is not None and VOTE_KEY in state.spent:
+            return 0
+        return len(self._store.releases())
 
     async def _follow(self, device_round: DeviceRound, campaign: Campaign, base: bytes) -> Ending:
         commands = device_round.tick(self._world.clock())
@@ -167,8 +226,8 @@ class DeviceRunner:
     ) -> Event | None:
         event: Event | None = None
         match command:
-            case SaveState(state):
-                self._store.save(state)
+            case SaveState(state, release):
+                self._store.save(state, release)
             case SendCheckIn(message):
                 self._world.on_state("checking in")
                 event = await self._link.ask(message)
@@ -181,9 +240,9 @@ class DeviceRunner:
                 self._world.on_state(f"trying the decision of level {decision.level}")
                 work = self._personalise(campaign, decision, base, model)
                 event = await self._while_watching(work, device_round)
-            case SendContribution(session_id, payload):
-                self._world.on_state(f"sending {len(payload)} bytes to session {session_id[:12]}")
-                event = await self._link.ask(Contribute(session_id, payload))
+            case SendToSum(message):
+                self._world.on_state(f"contributing to session {message.session_id[:12]}: {_STAGES[type(message)]}")
+                event = await self._link.ask(message)
             case Rest(delay_s, why):
                 self._standing = replace(self._standing, resting_s=delay_s)
                 self._world.on_state(f"{why}; checking in again in {delay_s:.1f} s")
@@ -194,6 +253,23 @@ class DeviceRunner:
             case _:
                 assert_never(command)
         return event
+
+    def _open_sum(self, campaign: Campaign, invited: Invited, payload: bytes) -> DeviceSum:
+        to, membership = invited.invitation, self._membership
+        facts = SessionFacts(to.session_id, to.kind, to.level, to.attempt, invited.decision)
+        keys = None
+        if membership is not None:
+            # Noise has an account of its own, and outcomes are a few counts each on another decision.
+            is_exact_vote = to.kind is SessionKind.VOTE and campaign.privacy.noise is None
+            min_devices, released = membership.min_devices, self._store.releases()
+            keys = SumKeys(
+                membership.identity(),
+                membership.members,
+                membership.random_bytes,
+                min_devices,
+                lambda devices: why_too_alike(devices, released, min_devices) if is_exact_vote else None,
+            )
+        return self._egress.open_sum(campaign, facts, payload, keys)
 
     async def _while_watching(self, work: Coroutine[Any, Any, Event], device_round: DeviceRound) -> Event:
         """The event that ``work`` yields, or that the campaign ended meanwhile: then the work is cancelled."""

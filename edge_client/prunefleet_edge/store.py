@@ -1,4 +1,5 @@
-"""Where a device keeps what it said: its own contribution until the round is closed, and which rounds are spent.
+"""Where a device keeps what it said: its own contribution until the round is closed, which rounds are spent, and whose
+votes were in the sums it helped to release.
 
 The file belongs to one process at a time and to its owner alone (mode 0600). What is deleted is overwritten, so that a
 vote does not outlive its round on the disk.
@@ -6,17 +7,18 @@ vote does not outlive its round on the disk.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from prunefleet_edge.device_state import DeviceState
+from prunefleet_edge.device_state import DeviceState, Release
 from prunefleet_shared.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 
 T = TypeVar("T")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = f"""
 PRAGMA locking_mode = EXCLUSIVE;  -- two processes on one store could say two things in one round
 PRAGMA journal_mode = TRUNCATE;   -- under an exclusive lock the journal stays: emptied, or it would keep old pages
@@ -24,6 +26,7 @@ PRAGMA synchronous = FULL;        -- saved means on the disk: the next command s
 PRAGMA secure_delete = ON;        -- a vote does not outlive its round in a free page
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS device_state (campaign_id TEXT PRIMARY KEY, document BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS release (devices TEXT NOT NULL) STRICT;
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
@@ -40,12 +43,20 @@ class DeviceStore(Protocol):
         """
         ...
 
-    def save(self, state: DeviceState) -> None:
-        """Replace the campaign's state; when this returns, it survives a crash.
+    def save(self, state: DeviceState, release: Release | None = None) -> None:
+        """Replace the campaign's state, and add a release if there is one; when this returns, both survive a crash.
 
         Raises:
             LocalProtocolError: ``state`` forgets a spent round or speaks in one (our bug); nothing was written.
             ConfigError: The store cannot be written.
+        """
+        ...
+
+    def releases(self) -> tuple[frozenset[str], ...]:
+        """Devices of every sum of votes that was released, oldest first.
+
+        Raises:
+            ConfigError: The store cannot be read.
         """
         ...
 
@@ -67,16 +78,22 @@ class MemoryDeviceStore:
 
     def __init__(self) -> None:
         self._documents: dict[str, bytes] = {}
+        self._releases: list[Release] = []
 
     def load(self, campaign_id: str) -> DeviceState | None:
         """What was last saved for the campaign."""
         document = self._documents.get(campaign_id)
         return None if document is None else DeviceState.from_bytes(document)
 
-    def save(self, state: DeviceState) -> None:
-        """Replace the campaign's state."""
+    def save(self, state: DeviceState, release: Release | None = None) -> None:
+        """Replace the campaign's state, and add a release."""
         _refuse_to_forget(self.load(state.campaign_id), state)
         self._documents[state.campaign_id] = state.to_bytes()
+        self._releases += [release] if release else []
+
+    def releases(self) -> tuple[frozenset[str], ...]:
+        """Devices of every sum of votes that was released."""
+        return tuple(frozenset(release.devices) for release in self._releases)
 
     def forget_others(self, campaign_id: str) -> None:
         """Erase what was said in other campaigns."""
@@ -107,11 +124,30 @@ class SqliteDeviceStore:
         row = self._carefully(lambda: self._connection.execute(query, (campaign_id,)).fetchone())
         return None if row is None else self._read(row[0])
 
-    def save(self, state: DeviceState) -> None:
-        """Replace the campaign's state in one transaction."""
+    def save(self, state: DeviceState, release: Release | None = None) -> None:
+        """Replace the campaign's state, and add a release, in one transaction."""
         _refuse_to_forget(self.load(state.campaign_id), state)
-        row = (state.campaign_id, state.to_bytes())
-        self._carefully(lambda: self._connection.execute("INSERT OR REPLACE INTO device_state VALUES (?, ?)", row))
+        self._carefully(lambda: self._write(state, release))
+
+    def _write(self, state: DeviceState, release: Release | None) -> None:
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            row = (state.campaign_id, state.to_bytes())
+            connection.execute("INSERT OR REPLACE INTO device_state VALUES (?, ?)", row)
+            if release:
+                connection.execute("INSERT INTO release VALUES (?)", (json.dumps(release.devices),))
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def releases(self) -> tuple[frozenset[str], ...]:
+        """Devices of every sum of votes that was released."""
+        query = "SELECT devices FROM release ORDER BY rowid"
+        rows = self._carefully(lambda: self._connection.execute(query).fetchall())
+        return tuple(frozenset(json.loads(row[0])) for row in rows)
 
     def forget_others(self, campaign_id: str) -> None:
         """Erase what was said in other campaigns, one transaction each."""
@@ -132,7 +168,7 @@ class SqliteDeviceStore:
         connection = sqlite3.connect(self._path, timeout=1.0, isolation_level=None)
         try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version not in {0, SCHEMA_VERSION}:
+            if version > SCHEMA_VERSION:
                 msg = f"{self._path} has schema {version}, this client knows {SCHEMA_VERSION}; update it"
                 raise ConfigError(msg)
             connection.executescript(_SCHEMA)

@@ -15,9 +15,9 @@ from typing import TypeVar
 
 from prunefleet_edge.backoff import Backoff, RetryPolicy, rest_s
 from prunefleet_edge.egress import Egress, Outgoing
-from prunefleet_edge.events import Event, Invited, LinkFailed, Refused, ToldToComeBack
+from prunefleet_edge.events import Event, Invited, LinkFailed, Refused, SumAnswered, ToldToComeBack
 from prunefleet_edge.model_cache import ModelCache
-from prunefleet_shared.campaign import Campaign, Decision, SlimBase
+from prunefleet_shared.campaign import PRIVACY_MODES, Campaign, Decision, SlimBase
 from prunefleet_shared.documents import SignedDocument, digest, open_document
 from prunefleet_shared.errors import CarrierError, ConfigError, RejectReason, RemoteProtocolError, reject
 from prunefleet_shared.layout import MAX_LEVELS
@@ -26,15 +26,14 @@ from prunefleet_shared.messages import (
     CampaignOffer,
     CheckIn,
     ComeBack,
-    Contribute,
-    ContributionCounted,
     Down,
     FetchModel,
     GetCampaign,
     Invitation,
     ModelChunk,
+    SumDown,
+    SumUp,
 )
-from prunefleet_shared.private_sum import PLAIN
 from prunefleet_shared.wire_limits import MAX_MODEL_BYTES
 
 T = TypeVar("T")
@@ -113,9 +112,10 @@ class VerifiedLink:
         signed = _expect(answer, CampaignOffer).campaign
         campaign = self._opened(signed)
         num_levels = len(campaign.levels)
-        if (campaign.device_class, campaign.privacy_mode) != (device_class, PLAIN) or not 1 <= num_levels <= MAX_LEVELS:
-            expected = f"class {device_class}, privacy mode {PLAIN}, 1 to {MAX_LEVELS} levels"
-            got = f"class {campaign.device_class}, {campaign.privacy_mode}, {num_levels}"
+        is_known_mode = campaign.privacy.mode in PRIVACY_MODES
+        if campaign.device_class != device_class or not is_known_mode or not 1 <= num_levels <= MAX_LEVELS:
+            expected = f"class {device_class}, privacy mode {', '.join(PRIVACY_MODES)}, 1 to {MAX_LEVELS} levels"
+            got = f"class {campaign.device_class}, {campaign.privacy.mode[:20]}, {num_levels}"
             raise reject(RejectReason.WRONG_CAMPAIGN, expected=expected, got=got, remedy="update the client")
         self._decision_key = bytes.fromhex(campaign.decision_key)
         self._slim_base_key = bytes.fromhex(campaign.slim_base_key)
@@ -192,7 +192,7 @@ class VerifiedLink:
                     delay_s = MAX_BUSY_REST_S
 
     async def ask(self, message: Outgoing) -> Event:
-        """Send a check-in or a contribution once; whatever comes of it is an event."""
+        """Send a check-in or a message of a sum once; whatever comes of it is an event."""
         try:
             return self._event(message, await self._call(message))
         except RemoteProtocolError as error:
@@ -201,8 +201,11 @@ class VerifiedLink:
             return LinkFailed(str(error), error.retryable)
 
     def _event(self, message: Outgoing, answer: Down) -> Event:
-        if isinstance(message, Contribute):
-            return _expect(answer, ContributionCounted)
+        if isinstance(message, SumUp) and isinstance(answer, SumDown):
+            return SumAnswered(answer)
+        if isinstance(message, SumUp):
+            come_back = _expect(answer, ComeBack)
+            return ToldToComeBack(come_back.after_ms / 1000, come_back.awaited)
         match answer:
             case Invitation():
                 return self._verified(answer)

@@ -225,7 +225,7 @@ def own_candidate(campaign: Campaign, base: bytes, budget: int, samples: Samples
 def personalise(
     campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes, own: Samples, options: WorkOptions
 ) -> Personalised:
-    """Fine-tune the slim base here, set it against the device's own choice at equal cost, and keep the better.
+    """Fine-tune the slim base here, set it against the device's own choice at the level's budget, and keep the better.
 
     Raises:
         ConfigError: A strategy that a slim network has nothing for (the owner's to mend).
@@ -235,8 +235,10 @@ def personalise(
     check_for_slim(options.retraining)
     check_trainable(own, "private data")
     shipped = load_slim(campaign, decision, slim_base, options.allowed_code)
-    # A fleet may narrow a group further than a device's own ranking would.
-    budget = max(decision.cost, campaign.cost_table.cost(narrowest_widths(campaign.layout)))
+    # The level's budget, not what the decision costs: a poisoned decision may be far below it, and would drag the
+    # alternative down with it. A fleet may narrow a group further than a device's own ranking would.
+    narrowest = campaign.cost_table.cost(narrowest_widths(campaign.layout))
+    budget = max(campaign.levels[decision.level].budget, narrowest)
 
     def fleet_net(samples: Samples) -> Candidate:
         masks = tuple(masks_by_order(decision.prior, decision.widths))

@@ -11,31 +11,75 @@ from dataclasses import dataclass
 from prunefleet_shared.documents import canonical_bytes
 from prunefleet_shared.lanes import LaneTable, vote_lanes
 from prunefleet_shared.layout import CostTable, Layout
+from prunefleet_shared.messages import SessionKind
+from prunefleet_shared.metrics import OUTCOME_LANES
+
+PLAIN, SUM, SUM_DP = "plain", "sum", "sum+dp"
+PRIVACY_MODES = (PLAIN, SUM, SUM_DP)
+"""``plain``: the coordinator sees each contribution. ``sum``: only their exact sum. ``sum+dp``: only a noisy sum."""
 
 
 @dataclass(frozen=True, slots=True)
 class CohortPolicy:
-    """Whom a session waits for, and how long.
+    """Whom a session waits for, and how long; a round is over one cohort or several, each with a session of its own.
 
     Attributes:
         size: Contributions at which a session closes at once.
         quorum: Contributions without which a session is given up.
         deadline_ms: Time from a session's first invitation to its closing.
         max_attempts: Sessions opened for the same round before the campaign fails.
+        stage_ms: Longest time for each stage of a private sum after the first, once all that take part are there.
         overselection_permille: Devices invited for each 1000 of ``size``, rounded up: some always fall asleep. 1300 is
             what Bonawitz et al. 2019 (section 9) invite.
+        count: Cohorts of a round.
+        combination: How their sums become one: ``sum``, ``median`` or ``trimmed_mean``.
     """
 
     size: int
     quorum: int
     deadline_ms: int
     max_attempts: int = 3
+    stage_ms: int = 60_000
     overselection_permille: int = 1300
+    count: int = 1
+    combination: str = "sum"
 
     @property
     def max_invited(self) -> int:
         """Devices that may hold an invitation to one session."""
         return -(-self.size * self.overselection_permille // 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseTerms:
+    """How much noise hides each device in a sum; see ``noise`` for what it means and ``privacy_budget`` for the price.
+
+    Attributes:
+        epsilon_milli: Epsilon of the whole campaign, in thousandths.
+        delta_power: Delta of the whole campaign is ``10 ** -delta_power``; 3 to 12.
+        num_outcomes: Outcome sums that the budget covers, beside one vote sum.
+        multiplier_milli: Noise multiplier, in thousandths: standard deviation of the summed noise over sensitivity.
+    """
+
+    epsilon_milli: int
+    delta_power: int
+    num_outcomes: int
+    multiplier_milli: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyTerms:
+    """What the coordinator may learn.
+
+    Attributes:
+        mode: One of :data:`PRIVACY_MODES`.
+        min_devices: Fewest devices in any sum.
+        noise: In mode ``sum+dp``, and only there.
+    """
+
+    mode: str
+    min_devices: int
+    noise: NoiseTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +102,7 @@ class Campaign:
     Attributes:
         campaign_id: 32 hex digits, unique.
         device_class: The class of devices it is for.
-        privacy_mode: ``"plain"`` (the coordinator sees each contribution; this machine only) for now.
+        privacy: What the coordinator may learn of it all.
         model: Name of the architecture, such as ``resnet20``.
         base_digest: SHA-256 (hex) of the base model's safetensors file.
         layout: Channel groups of the base.
@@ -72,7 +116,7 @@ class Campaign:
 
     campaign_id: str
     device_class: str
-    privacy_mode: str
+    privacy: PrivacyTerms
     model: str
     base_digest: str
     layout: Layout
@@ -86,7 +130,11 @@ class Campaign:
     @property
     def vote_lanes(self) -> LaneTable:
         """The lane table of the vote session; it follows from layout and schedule."""
-        return vote_lanes(self.layout, len(self.levels))
+        return vote_lanes(self.layout, len(self.levels), is_noisy=self.privacy.noise is not None)
+
+    def lanes_of(self, kind: SessionKind) -> LaneTable:
+        """The lane table of a session: what a contribution to it consists of."""
+        return self.vote_lanes if kind is SessionKind.VOTE else OUTCOME_LANES
 
 
 @dataclass(frozen=True, slots=True)

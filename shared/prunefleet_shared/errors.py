@@ -34,6 +34,11 @@ class RejectReason(enum.IntEnum):
     EXPIRED_TOKEN = 19  # the join token's time is over
     REVOKED = 20  # the certificate is on the deny-list
     TOO_MANY_TRIES = 21  # too many wrong tokens from there; wait
+    OUT_OF_TURN = 22  # a stage of a private sum before its time
+    BAD_ROSTER = 23  # a private sum's devices: too few, twice, strangers, or this device's entry altered
+    NO_AGREEMENT = 24  # too few devices have signed the same roster, or the same survivors
+    BAD_SURVIVORS = 25  # the survivors of a private sum: too few, others, or without this device
+    TOO_ALIKE = 26  # released beside an earlier sum, this one would give away the few devices by which they differ
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,14 @@ import numpy.typing as npt
 
 from prunefleet_shared.errors import LocalProtocolError, RejectReason, reject
 from prunefleet_shared.layout import NUM_WIDTH_OPTIONS, Layout
-from prunefleet_shared.masks import NUM_MASKS, IntArray, grades_by_rank
+from prunefleet_shared.masks import NUM_MASKS, IntArray, grades_by_rank, half_of
 
 
 class LaneRule(enum.StrEnum):
     """What an honest block looks like; the coordinator checks it wherever it may see the block."""
 
     GRADES = "grades"  # a permutation of grades_by_rank(length)
+    HALF = "half"  # half_of(length) ones: a mask that keeps the better half
     ONE_HOT = "one_hot"  # exactly one 1
     AT_MOST_ONE = "at_most_one"  # one 1, or none (a device that did not get that far)
     FLAG = "flag"  # a single 0 or 1
@@ -66,6 +67,12 @@ class LaneTable:
         """Size of one packed contribution; the same for every device, whatever its data."""
         return (sum(block.length * block.value_bits for block in self.blocks) + 7) // 8
 
+    def sum_bits(self, max_devices: int) -> IntArray:
+        """Bits that each lane's sum over ``max_devices`` honest devices may take."""
+        return np.repeat(
+            [(block.clip * max_devices).bit_length() for block in self.blocks], [block.length for block in self.blocks]
+        )
+
     def split(self, vector: npt.ArrayLike) -> dict[str, IntArray]:
         """The vector's blocks by name."""
         lanes = np.asarray(vector, dtype=np.int64)
@@ -84,9 +91,14 @@ def width_lane(level: int, group_name: str) -> str:
     return f"width/{level}/{group_name}"
 
 
-def vote_lanes(layout: Layout, num_levels: int) -> LaneTable:
-    """A vote: one graded mask, then one width vote per level and group."""
-    grades = [LaneBlock(grade_lane(g.name), g.num_channels, NUM_MASKS, LaneRule.GRADES) for g in layout.groups]
+def vote_lanes(layout: Layout, num_levels: int, *, is_noisy: bool = False) -> LaneTable:
+    """A vote: one graded mask, then one width vote per level and group.
+
+    With noise a mask has one bit for a channel, its better half: the less a device can change in a sum, the less noise
+    hides it.
+    """
+    clip, rule = (1, LaneRule.HALF) if is_noisy else (NUM_MASKS, LaneRule.GRADES)
+    grades = [LaneBlock(grade_lane(g.name), g.num_channels, clip, rule) for g in layout.groups]
     widths = [
         LaneBlock(width_lane(level, g.name), NUM_WIDTH_OPTIONS, 1, LaneRule.ONE_HOT)
         for level in range(num_levels)
@@ -160,6 +172,8 @@ def _obeys(block: LaneBlock, part: IntArray) -> bool:
     match block.rule:
         case LaneRule.GRADES:
             return bool((np.sort(part)[::-1] == grades_by_rank(block.length)).all())
+        case LaneRule.HALF:
+            return int(part.sum()) == half_of(block.length)
         case LaneRule.ONE_HOT:
             return int(part.sum()) == 1
         case LaneRule.AT_MOST_ONE:
@@ -185,6 +199,8 @@ def _sum_obeys(block: LaneBlock, total: int, num_devices: int) -> bool:
     match block.rule:
         case LaneRule.GRADES:
             return total == num_devices * int(grades_by_rank(block.length).sum())
+        case LaneRule.HALF:
+            return total == num_devices * half_of(block.length)
         case LaneRule.ONE_HOT:
             return total == num_devices
         case LaneRule.AT_MOST_ONE | LaneRule.FLAG:

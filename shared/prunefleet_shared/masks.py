@@ -30,6 +30,21 @@ def keep_counts(num_channels: int) -> tuple[int, ...]:
     return tuple((2 * num_channels * k + parts) // (2 * parts) for k in range(1, parts))
 
 
+def half_of(num_channels: int) -> int:
+    """Channels that the middle one of the nested masks keeps: half, rounded up."""
+    return keep_counts(num_channels)[NUM_MASKS // 2]
+
+
+def half_mask(grades_C: npt.ArrayLike) -> IntArray:
+    """The middle one of the nested masks that grades stand for, as 0 and 1: the better half of each group.
+
+    >>> import numpy as np
+    >>> half_mask(np.array([1, 7, 3, 5])).tolist()
+    [0, 1, 0, 1]
+    """
+    return (np.asarray(grades_C, dtype=np.int64) > NUM_MASKS // 2).astype(np.int64)
+
+
 def descending_order(scores_C: npt.ArrayLike) -> IntArray:
     """Channel indices, best first; equal scores keep their index order, so that every machine agrees."""
     return np.argsort(-np.asarray(scores_C, dtype=np.float64), kind="stable")

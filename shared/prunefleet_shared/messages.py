@@ -1,6 +1,6 @@
 """What devices, trainer, operator and coordinator say to each other, as plain frozen dataclasses in round order.
 
-What is said to the authority is in ``authority_messages``.
+What is said to the authority is in ``authority_messages``, the stages of a private sum are in ``sum_messages``.
 
 A carrier (memory, gRPC) moves these and nothing else. Who speaks is never in a message: it is the certificate.
 No type a device fills can hold a float, an array or free text; see ``protos/prunefleet/v1`` for the same on the wire.
@@ -15,8 +15,16 @@ from typing import Protocol
 from prunefleet_shared.authority_messages import AuthorityDown, AuthorityUp
 from prunefleet_shared.documents import SignedDocument
 from prunefleet_shared.roles import Peer, Role
+from prunefleet_shared.sum_messages import Contribute, ContributionCounted, SumDown, SumUp
 
-__all__ = ["Peer", "Role"]  # with everything below: callers find the whole vocabulary here
+__all__ = [
+    "Contribute",
+    "ContributionCounted",
+    "Peer",
+    "Role",
+    "SumDown",
+    "SumUp",
+]  # with everything below: callers find the whole vocabulary here
 
 
 class SessionKind(enum.IntEnum):
@@ -88,14 +96,6 @@ class CheckIn:
     campaign_id: str
     layout_fingerprint: str
     readiness: Readiness
-
-
-@dataclass(frozen=True, slots=True)
-class Contribute:
-    """One stage of a private sum, from a device. ``payload`` has the one length that the stage prescribes."""
-
-    session_id: str
-    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +205,6 @@ class CampaignEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class ContributionCounted:
-    """The contribution is in the sum (or this stage of it was taken)."""
-
-    session_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class ModelChunk:
     """A piece of a model."""
 
@@ -284,21 +277,13 @@ class FleetStatus:
     authority_is_built_in: bool
 
 
-FleetUp = GetCampaign | CheckIn | Contribute | FetchModel
+FleetUp = GetCampaign | CheckIn | SumUp | FetchModel
 TrainerUp = AwaitDecision | UploadModel | PublishSlimBase
 OperatorUp = StartCampaign | ControlCampaign | GetStatus
 CoordinatorUp = FleetUp | TrainerUp | OperatorUp
 """What a coordinator is asked."""
 CoordinatorDown = (
-    CampaignOffer
-    | Invitation
-    | ComeBack
-    | CampaignEnded
-    | ContributionCounted
-    | ModelChunk
-    | DecisionOffer
-    | Stored
-    | FleetStatus
+    CampaignOffer | Invitation | ComeBack | CampaignEnded | SumDown | ModelChunk | DecisionOffer | Stored | FleetStatus
 )
 """What a coordinator answers."""
 Up = CoordinatorUp | AuthorityUp

@@ -19,7 +19,16 @@ from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision, Level, SlimBase, decision_fingerprint
+from prunefleet_shared.campaign import (
+    PLAIN,
+    Campaign,
+    CohortPolicy,
+    Decision,
+    Level,
+    PrivacyTerms,
+    SlimBase,
+    decision_fingerprint,
+)
 from prunefleet_shared.documents import digest, public_bytes, sign_document
 from prunefleet_shared.layout import ChannelGroup, CostTable, CostTerm, Layout
 from prunefleet_shared.messages import Down, FetchModel, Invitation, ModelChunk, SessionKind, Up
@@ -154,7 +163,7 @@ def tiny_campaign(**changes: Any) -> Campaign:
     campaign = Campaign(
         campaign_id="c0" * 16,
         device_class="camera",
-        privacy_mode="plain",
+        privacy=PrivacyTerms(PLAIN, 1),
         model="tiny",
         base_digest=digest(TINY_BASE),
         layout=layout,

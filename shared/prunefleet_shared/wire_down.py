@@ -9,11 +9,19 @@ from google.protobuf.message import Message
 
 from prunefleet_shared import messages as m
 from prunefleet_shared import wire_limits as limits
+from prunefleet_shared import wire_sum
 from prunefleet_shared._generated.prunefleet.v1 import messages_pb2 as pb
 from prunefleet_shared.layout import MAX_LEVELS
 from prunefleet_shared.messages import CoordinatorDown
-from prunefleet_shared.wire_limits import CHUNK_BYTES, closed, hex_of, malformed, raw_of, sized
-from prunefleet_shared.wire_parts import document_in, document_to_wire, model_total
+from prunefleet_shared.wire_limits import CHUNK_BYTES, closed, hex_of, raw_of, sized
+from prunefleet_shared.wire_parts import (
+    come_back_from_wire,
+    come_back_to_wire,
+    document_in,
+    document_to_wire,
+    model_total,
+    which_answer,
+)
 
 
 def down_to_wire(response_type: type[Any], down: CoordinatorDown) -> Message:
@@ -24,16 +32,13 @@ def down_to_wire(response_type: type[Any], down: CoordinatorDown) -> Message:
             wire = pb.GetCampaignResponse(campaign=document_to_wire(document))
         case m.Invitation():
             wire = pb.CheckInResponse(invitation=_invitation_to_wire(down))
-        case m.ContributionCounted(session_id):
-            wire = pb.ContributeResponse(session_id=raw_of(session_id))
         case m.ModelChunk(total_bytes, chunk):
             wire = pb.FetchModelResponse(total_bytes=total_bytes, chunk=chunk)
         case m.DecisionOffer(campaign, decision):
             offer = pb.DecisionOffer(campaign=document_to_wire(campaign), decision=document_to_wire(decision))
             wire = pb.AwaitDecisionResponse(offer=offer)
-        case m.ComeBack(after_ms, awaited):
-            come_back = pb.ComeBack(after_ms=after_ms, awaited=awaited.value)  # type: ignore[arg-type]
-            wire = response_type(come_back=come_back)
+        case m.ComeBack():
+            wire = response_type(come_back=come_back_to_wire(down))
         case m.CampaignEnded(ending):
             ended = pb.CampaignEnded(ending=ending.value)  # type: ignore[arg-type]
             wire = response_type(campaign_ended=ended)
@@ -41,6 +46,8 @@ def down_to_wire(response_type: type[Any], down: CoordinatorDown) -> Message:
             wire = _status_to_wire(down)
         case m.Stored():
             wire = response_type()
+        case _:
+            wire = wire_sum.down_to_wire(response_type, down)
     return wire
 
 
@@ -48,8 +55,6 @@ def down_from_wire(wire: Message) -> CoordinatorDown | None:
     """What a coordinator answers; None if ``wire`` is no such answer."""
     down: CoordinatorDown | None
     match wire:
-        case pb.ContributeResponse():
-            down = m.ContributionCounted(hex_of(wire.session_id, limits.ID_BYTES, "session_id"))
         case pb.FetchModelResponse():
             chunk = sized(wire.chunk, range(CHUNK_BYTES + 1), "chunk")
             down = m.ModelChunk(model_total(wire.total_bytes), chunk)
@@ -65,16 +70,14 @@ def down_from_wire(wire: Message) -> CoordinatorDown | None:
         case pb.GetStatusResponse():
             down = _status_from_wire(wire)
         case _:
-            down = None
+            down = wire_sum.down_from_wire(wire)
     return down
 
 
 def _alternative_from_wire(
     wire: pb.GetCampaignResponse | pb.CheckInResponse | pb.AwaitDecisionResponse,
 ) -> CoordinatorDown:
-    which = wire.WhichOneof("answer")
-    if which is None:
-        raise malformed("one answer", "none")
+    which = which_answer(wire)
     if which == "campaign":
         return m.CampaignOffer(document_in(wire, which))
     part = getattr(wire, which)
@@ -83,7 +86,7 @@ def _alternative_from_wire(
     if which == "invitation":
         return _invitation_from_wire(part)
     if which == "come_back":
-        return m.ComeBack(part.after_ms, closed(m.Awaited, part.awaited, "awaited"))
+        return come_back_from_wire(part)
     return m.CampaignEnded(closed(m.Ending, part.ending, "ending"))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Iterable
 from typing import TypeVar
 
 from prunefleet_shared.documents import MAX_DOCUMENT_BYTES
@@ -45,6 +46,33 @@ MAX_DOCUMENT_MESSAGE_BYTES = MAX_DOCUMENT_BYTES + ENVELOPE_BYTES
 MAX_CHUNK_MESSAGE_BYTES = CHUNK_BYTES + ENVELOPE_BYTES
 MAX_REQUEST_BYTES = MAX_CONTRIBUTION_BYTES + ENVELOPE_BYTES
 """The longest contribution's message. Operators may send documents, which are longer (``wire_methods``)."""
+
+MAX_ROSTER = 1000
+"""Devices in a private sum: each works with every other, so cohorts stay far below."""
+
+MIN_ROSTER = 2
+"""A sum over one device is that device's."""
+
+MEMBER_SET_BYTES = range(1, (MAX_ROSTER + 7) // 8 + 1)
+KEY_BYTES = 32
+RAW_SIGNATURE_BYTES = 64
+"""An ECDSA P-256 signature as r then s."""
+
+SEALED_SHARES_BYTES = 80
+SHARE_BYTES = 32
+ROSTER_ENTRY_BYTES = 2 * KEY_BYTES + 32 + RAW_SIGNATURE_BYTES + 4 * 2
+"""A :class:`~prunefleet_shared.sum_messages.RosterEntry` as protobuf."""
+
+MAX_ADVERT_BYTES = 2 * MAX_CERTIFICATE_BYTES + ENVELOPE_BYTES
+MAX_ROSTER_BYTES = MAX_ROSTER * (ROSTER_ENTRY_BYTES + 4) + ENVELOPE_BYTES
+MAX_DIGESTS_BYTES = MAX_ROSTER * (32 + 2) + ENVELOPE_BYTES
+MAX_CERTIFICATE_LIST_BYTES = 2 * MAX_ROSTER * (MAX_CERTIFICATE_BYTES + 4) + ENVELOPE_BYTES
+"""Room for any roster that was admitted; 1000 certificates of a usual fleet take 0.7 MB."""
+
+MAX_SEALED_BYTES = (MAX_ROSTER - 1) * SEALED_SHARES_BYTES + ENVELOPE_BYTES
+MAX_PEER_SHARES_BYTES = MAX_SEALED_BYTES + MAX_ROSTER * RAW_SIGNATURE_BYTES
+MAX_CONFIRMATIONS_BYTES = MAX_ROSTER * RAW_SIGNATURE_BYTES + ENVELOPE_BYTES
+MAX_SHARES_BYTES = MAX_ROSTER * SHARE_BYTES + ENVELOPE_BYTES
 
 ID_BYTES = 16
 TOKEN_ID_BYTES = 8
@@ -84,7 +112,7 @@ def malformed(expected: str, got: str) -> RemoteProtocolError:
 
 def hex_of(raw: bytes, num_bytes: int, field: str) -> str:
     """An identifier or digest as hex digits; raises ``MALFORMED`` unless it has ``num_bytes``."""
-    return sized(raw, range(num_bytes, num_bytes + 1), field).hex()
+    return exactly(raw, num_bytes, field).hex()
 
 
 def raw_of(hex_digits: str) -> bytes:
@@ -105,6 +133,16 @@ def sized(raw: bytes, num_bytes: range, field: str) -> bytes:
     if len(raw) not in num_bytes:
         raise malformed(f"{field} of {_span(num_bytes)} bytes", f"{len(raw)} bytes")
     return raw
+
+
+def exactly(raw: bytes, num_bytes: int, field: str) -> bytes:
+    """``raw`` itself; raises ``MALFORMED`` unless it has ``num_bytes``."""
+    return sized(raw, range(num_bytes, num_bytes + 1), field)
+
+
+def each_sized(values: Iterable[bytes], num_bytes: range, field: str) -> tuple[bytes, ...]:
+    """``values`` themselves; raises ``MALFORMED`` unless the length of each is in ``num_bytes``."""
+    return tuple(sized(value, num_bytes, field) for value in values)
 
 
 def bounded(value: int, allowed: range, field: str) -> int:

@@ -32,8 +32,6 @@ from prunefleet_shared.messages import (
     CampaignOffer,
     CheckIn,
     ComeBack,
-    Contribute,
-    ContributionCounted,
     ControlCampaign,
     DecisionOffer,
     Down,
@@ -49,6 +47,20 @@ from prunefleet_shared.messages import (
     Stored,
     Up,
     UploadModel,
+)
+from prunefleet_shared.sum_messages import (
+    Advertise,
+    CertificateList,
+    Confirmations,
+    ConfirmSurvivors,
+    Contribute,
+    ContributionCounted,
+    FetchCertificates,
+    PeerShares,
+    Roster,
+    ShareKeys,
+    Survivors,
+    Unmask,
 )
 
 FLEET, TRAINER, OPERATOR = "prunefleet.v1.Fleet", "prunefleet.v1.Trainer", "prunefleet.v1.Operator"
@@ -67,7 +79,8 @@ class Method:
         service: Full name of the service it belongs to.
         roles: Whose certificates may call it.
         max_request_bytes: Longest request.
-        max_response_bytes: Longest answer.
+        max_response_bytes: Longest answer, before it is compressed.
+        is_answer_compressed: A carrier may compress it: long, repetitive, and no secret in it.
     """
 
     up: type[Up]
@@ -76,6 +89,7 @@ class Method:
     roles: frozenset[Role]
     max_request_bytes: int
     max_response_bytes: int
+    is_answer_compressed: bool = False
 
     @property
     def path(self) -> str:
@@ -96,7 +110,20 @@ _CERTIFICATES = limits.MAX_MEMBERSHIP_BYTES
 _ROWS = (
     Method(GetCampaign, (CampaignOffer, ComeBack), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
     Method(CheckIn, (Invitation, ComeBack, CampaignEnded), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
-    Method(Contribute, (ContributionCounted,), FLEET, _DEVICE, limits.MAX_REQUEST_BYTES, _SHORT),
+    Method(Advertise, (Roster, ComeBack), FLEET, _DEVICE, limits.MAX_ADVERT_BYTES, limits.MAX_ROSTER_BYTES),
+    Method(
+        FetchCertificates,
+        (CertificateList, ComeBack),
+        FLEET,
+        _DEVICE,
+        limits.MAX_DIGESTS_BYTES,
+        limits.MAX_CERTIFICATE_LIST_BYTES,
+        is_answer_compressed=True,
+    ),
+    Method(ShareKeys, (PeerShares, ComeBack), FLEET, _DEVICE, limits.MAX_SEALED_BYTES, limits.MAX_PEER_SHARES_BYTES),
+    Method(Contribute, (ContributionCounted, Survivors, ComeBack), FLEET, _DEVICE, limits.MAX_REQUEST_BYTES, _SHORT),
+    Method(ConfirmSurvivors, (Confirmations, ComeBack), FLEET, _DEVICE, _SHORT, limits.MAX_CONFIRMATIONS_BYTES),
+    Method(Unmask, (ContributionCounted, ComeBack), FLEET, _DEVICE, limits.MAX_SHARES_BYTES, _SHORT),
     Method(FetchModel, (ModelChunk,), FLEET, _DEVICE | _TRAINER, _SHORT, _PIECE),
     Method(AwaitDecision, (DecisionOffer, ComeBack, CampaignEnded), TRAINER, _TRAINER, _SHORT, 2 * _DOCUMENTS),
     Method(UploadModel, (Stored,), TRAINER, _TRAINER | _OPERATOR, _PIECE, _SHORT),

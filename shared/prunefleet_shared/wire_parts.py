@@ -1,4 +1,4 @@
-"""Parts that messages of both directions have: documents, models' offsets and sizes. Only ``wire`` uses it."""
+"""Parts that several messages have: documents, models' offsets and sizes, waits. Only ``wire`` uses it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from google.protobuf.message import Message
 from prunefleet_shared import wire_limits as limits
 from prunefleet_shared._generated.prunefleet.v1 import messages_pb2 as pb
 from prunefleet_shared.documents import MAX_DOCUMENT_BYTES, SignedDocument
-from prunefleet_shared.wire_limits import malformed, sized
+from prunefleet_shared.messages import Awaited, ComeBack
+from prunefleet_shared.wire_limits import closed, malformed, sized
 
 _KINDS = {
     "campaign": pb.DOCUMENT_KIND_CAMPAIGN,
@@ -40,6 +41,24 @@ def document_in(holder: Message, name: str) -> SignedDocument:
         sized(wire.signature, limits.SIGNATURE_BYTES, "signature"),
         sized(wire.public_key, limits.PUBLIC_KEY_BYTES, "public_key"),
     )
+
+
+def come_back_to_wire(come_back: ComeBack) -> pb.ComeBack:
+    """A wait as protobuf."""
+    return pb.ComeBack(after_ms=come_back.after_ms, awaited=come_back.awaited.value)  # type: ignore[arg-type]
+
+
+def come_back_from_wire(wire: pb.ComeBack) -> ComeBack:
+    """A wait; raises ``MALFORMED`` for an unknown ``awaited``."""
+    return ComeBack(wire.after_ms, closed(Awaited, wire.awaited, "awaited"))
+
+
+def which_answer(wire: Message) -> str:
+    """Which alternative of an answer is set; raises ``MALFORMED`` if none is."""
+    which: str | None = wire.WhichOneof("answer")
+    if which is None:
+        raise malformed("one answer", "none")
+    return which
 
 
 def model_offset(value: int) -> int:

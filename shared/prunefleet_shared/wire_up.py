@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from prunefleet_shared import messages as m
 from prunefleet_shared import wire_limits as limits
+from prunefleet_shared import wire_sum
 from prunefleet_shared._generated.prunefleet.v1 import messages_pb2 as pb
 from prunefleet_shared.messages import CoordinatorUp, OperatorUp
 from prunefleet_shared.wire_limits import CHUNK_BYTES, closed, hex_of, raw_of, sized
@@ -21,7 +22,6 @@ UP_TO_WIRE: Mapping[type, Callable[[Any], Message]] = {
         layout_fingerprint=raw_of(up.layout_fingerprint),
         readiness=up.readiness,
     ),
-    m.Contribute: lambda up: pb.ContributeRequest(session_id=raw_of(up.session_id), payload=up.payload),
     m.FetchModel: lambda up: pb.FetchModelRequest(digest=raw_of(up.digest), offset=up.offset),
     m.AwaitDecision: lambda up: pb.AwaitDecisionRequest(campaign_id=raw_of(up.campaign_id)),
     m.UploadModel: lambda up: pb.UploadModelRequest(
@@ -31,6 +31,7 @@ UP_TO_WIRE: Mapping[type, Callable[[Any], Message]] = {
     m.StartCampaign: lambda up: pb.StartCampaignRequest(campaign=document_to_wire(up.campaign)),
     m.ControlCampaign: lambda up: pb.ControlCampaignRequest(campaign_id=raw_of(up.campaign_id), control=up.control),
     m.GetStatus: lambda _: pb.GetStatusRequest(),
+    **wire_sum.UP_TO_WIRE,
 }
 """How each request to a coordinator becomes protobuf."""
 
@@ -45,9 +46,6 @@ def up_from_wire(wire: Message) -> CoordinatorUp | None:
             campaign_id = hex_of(wire.campaign_id, limits.ID_BYTES, "campaign_id")
             fingerprint = hex_of(wire.layout_fingerprint, limits.DIGEST_BYTES, "layout_fingerprint")
             up = m.CheckIn(campaign_id, fingerprint, closed(m.Readiness, wire.readiness, "readiness"))
-        case pb.ContributeRequest():
-            payload = sized(wire.payload, range(1, limits.MAX_CONTRIBUTION_BYTES + 1), "payload")
-            up = m.Contribute(hex_of(wire.session_id, limits.ID_BYTES, "session_id"), payload)
         case pb.FetchModelRequest():
             up = m.FetchModel(hex_of(wire.digest, limits.DIGEST_BYTES, "digest"), model_offset(wire.offset))
         case pb.AwaitDecisionRequest():
@@ -59,7 +57,7 @@ def up_from_wire(wire: Message) -> CoordinatorUp | None:
         case pb.PublishSlimBaseRequest():
             up = m.PublishSlimBase(document_in(wire, "slim_base"))
         case _:
-            up = _operator_up_from_wire(wire)
+            up = _operator_up_from_wire(wire) or wire_sum.up_from_wire(wire)
     return up
 
 

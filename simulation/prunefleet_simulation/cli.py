@@ -33,6 +33,11 @@ def simulate(  # noqa: PLR0913 - one argument per option
     budget: Annotated[str | None, typer.Option(help="Levels are fractions of macs (default) or parameters.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes, one torch thread each (default 2).")] = None,
     votes: Annotated[str | None, typer.Option(help="taylor (default), or public_l1: a control without data.")] = None,
+    privacy: Annotated[
+        str | None, typer.Option(help="What the coordinator learns: sum (default), sum+dp, plain.")
+    ] = None,
+    min_devices: Annotated[int | None, typer.Option(help="Fewest devices in a sum (default 8).")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="With sum+dp: epsilon of a campaign (default 8).")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same keys; options win.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of where it is.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress display.")] = False,

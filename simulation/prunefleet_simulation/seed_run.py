@@ -24,7 +24,7 @@ from prunefleet_coordinator.store import SqlStore
 from prunefleet_coordinator.watch import Fact
 from prunefleet_edge.egress import Egress
 from prunefleet_edge.ranking import masks_by_order
-from prunefleet_edge.runner import DeviceRunner
+from prunefleet_edge.runner import DeviceRunner, SumMembership
 from prunefleet_edge.store import SqliteDeviceStore
 from prunefleet_edge.work import WorkOptions
 from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision
@@ -36,6 +36,7 @@ from prunefleet_shared.identity import create_signing_key
 from prunefleet_shared.masks import BoolArray
 from prunefleet_shared.messages import Role
 from prunefleet_shared.meter import Meter
+from prunefleet_shared.secure_sum.roster import Members, SumIdentity
 from prunefleet_simulation import jobs
 from prunefleet_simulation.fleet_data import FleetData
 from prunefleet_simulation.progress_events import DeviceState
@@ -51,6 +52,7 @@ from prunefleet_trainer.runner import TrainerRunner
 DEVICE_CLASS = "simulated"
 SESSION_DEADLINE_MS = 6 * 3600 * 1000
 """A simulation waits for every device; the deadline only keeps a hung one from holding it for ever."""
+STAGE_MS = 600_000
 CALL_TIMEOUT_S = 60.0
 
 
@@ -88,7 +90,9 @@ class SeedPlan:
             campaign_id=digest(name.encode())[:32],
             device_class=DEVICE_CLASS,
             levels_permille=self.settings.levels_permille,
-            cohort=CohortPolicy(size=size, quorum=size, deadline_ms=SESSION_DEADLINE_MS),
+            cohort=CohortPolicy(size, size, SESSION_DEADLINE_MS, stage_ms=STAGE_MS),
+            privacy=self.settings.privacy_terms,
+            noise=self.settings.noise,
             decision_key=public_bytes(self.campaign_key.public_key()),
             slim_base_key=public_bytes(self.trainer_key.public_key()),
             budget_unit=self.settings.budget,
@@ -141,6 +145,7 @@ class _Fleet:
         self._meter = Meter()
         self._last_cost: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         ids = random.Random(plan.seed)  # noqa: S311 - a simulation's ids must repeat; a deployment's come from secrets
+        self._authority = create_authority(_now())
         store.save_blob(plan.files.weights)
         self._coordinator = CoordinatorRunner(
             sign_document("campaign", campaign, self._campaign_key),
@@ -149,12 +154,13 @@ class _Fleet:
             store,
             time.monotonic,
             lambda: f"{ids.getrandbits(128):032x}",
+            members=Members(self._authority.cert_pem, _now),
         )
         self._coordinator.watch(self._watch)
 
     async def play(self, stack: AsyncExitStack) -> tuple[list[tuple[jobs.ArmResult, jobs.ArmResult]], Traffic]:
         """Run everyone to the end; the agnostic arms of all devices and the bytes exchanged."""
-        authority = create_authority(_now())
+        authority = self._authority
         server = await start_server(
             self._coordinator, issue(authority, Role.COORDINATOR, "coordinator", _now()), clock=_now
         )
@@ -192,6 +198,12 @@ class _Fleet:
                 sleep=asyncio.sleep,
                 rng=random.Random(self._plan.seed * 1000 + number),  # noqa: S311 - spreads waits, protects nothing
                 on_state=lambda words: self._story.device_says(name, words),
+                membership=SumMembership(
+                    lambda: SumIdentity.of(credentials),
+                    Members(authority.cert_pem, _now),
+                    self._plan.settings.min_devices,
+                    random.Random(self._plan.seed * 1000 + number).randbytes,  # noqa: S311 - so that a run repeats
+                ),
             )
             await runner.run()
         finally:

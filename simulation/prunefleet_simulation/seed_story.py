@@ -12,7 +12,7 @@ STEPS = {"base_job": 12, "vote_job": 2, "slim_base_job": 4, "personal_job": 4, "
 """Relative time each job takes, for the time left; measured roughly on the digits preset."""
 _STATES = {
     "preparing the vote": DeviceState.SCORING,
-    "sending": DeviceState.CONTRIBUTED,
+    "contributing": DeviceState.CONTRIBUTED,
     "trying the decision": DeviceState.FINE_TUNING,
 }
 

@@ -7,9 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from prunefleet_shared.campaign import PLAIN, SUM_DP, PrivacyTerms
 from prunefleet_shared.config import checked, read_values
+from prunefleet_shared.noise_terms import NoiseWish
 from prunefleet_simulation.partition import parse_partition
 from prunefleet_simulation.presets import PRESETS, Preset
+
+DELTA_POWER = 6
 
 
 class Settings(BaseModel):
@@ -31,6 +35,9 @@ class Settings(BaseModel):
     budget: Literal["macs", "parameters"] = "macs"
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     votes: Literal["taylor", "public_l1"] = "taylor"
+    privacy: Literal["sum", "sum+dp", "plain"] = "sum"
+    min_devices: Annotated[int, Field(ge=3, le=1000)] = 8
+    epsilon: Annotated[float, Field(gt=0, le=100)] = 8.0
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
@@ -46,6 +53,12 @@ class Settings(BaseModel):
         if self.base and not self.base.is_file():
             msg = f"base: there is no file {self.base}"
             raise ValueError(msg)
+        if self.privacy != "plain" and self.devices < self.min_devices:
+            msg = (
+                f"devices: a private sum is over at least {self.min_devices} devices, got {self.devices}; simulate "
+                "more, or lower min_devices (of three, two that collude know the third's vote), or use privacy plain"
+            )
+            raise ValueError(msg)
         in_range = all(0.001 <= level <= 0.999 for level in self.levels)  # false for NaN, too
         if not in_range or list(self.levels_permille) != sorted(set(self.levels_permille), reverse=True):
             msg = f"levels: expected falling fractions between 0 and 1, such as 0.4,0.2, got {list(self.levels)}"
@@ -59,6 +72,16 @@ class Settings(BaseModel):
     def levels_permille(self) -> tuple[int, ...]:
         """The levels in thousandths of the dense cost."""
         return tuple(round(level * 1000) for level in self.levels)
+
+    @property
+    def privacy_terms(self) -> PrivacyTerms:
+        """What the coordinator may learn."""
+        return PrivacyTerms(PLAIN, 1) if self.privacy == PLAIN else PrivacyTerms(self.privacy, self.min_devices)
+
+    @property
+    def noise(self) -> NoiseWish | None:
+        """How much noise hides each device, in mode ``sum+dp``; delta is one in a million."""
+        return NoiseWish(round(1000 * self.epsilon), DELTA_POWER) if self.privacy == SUM_DP else None
 
     @property
     def recipe(self) -> Preset:

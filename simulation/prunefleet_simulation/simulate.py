@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from prunefleet_shared.campaign import PLAIN, SUM_DP
 from prunefleet_simulation import jobs
 from prunefleet_simulation.fleet_data import FleetData, make_fleet_data
 from prunefleet_simulation.page import write_report
@@ -29,7 +30,11 @@ from prunefleet_trainer.campaign_files import BaseFiles
 
 PLAIN_NOTE = (
     "Privacy mode plain: the coordinator sees each device's contribution while adding it up. Good for one machine; "
-    "a coordinator that others run needs the secure sum."
+    "a coordinator that others run needs mode sum."
+)
+SUM_NOTE = (
+    "Privacy mode sum: the coordinator learns nothing but sums over {num_devices} devices ({min_devices} at least). An "
+    "exact sum still says something about each device in it; only noise changes that."
 )
 CONTROL_NOTE = "Control: every vote was replaced by the public L1 order of the base, so the fleet knows nothing."
 BASES_AHEAD = 2
@@ -62,7 +67,7 @@ def simulate(settings: Settings, progress: Progress, command: str) -> Path:
         story = SeedStory(progress)
         workers = Workers(executor, story.job_done)
         seeds, weight_bytes = asyncio.run(_all_seeds(settings, plans, workers, story, progress, folder))
-    notes = (*plans[0][1].notes, PLAIN_NOTE, *((CONTROL_NOTE,) if settings.votes == "public_l1" else ()))
+    notes = (*plans[0][1].notes, _privacy_note(settings), *((CONTROL_NOTE,) if settings.votes == "public_l1" else ()))
     wall_s = time.monotonic() - started_s
     run = RunResult(run_id, settings.preset, command, notes, tuple(seeds), versions(), wall_s)
     replay = f"prunefleet coordinator replay {folder}"
@@ -141,6 +146,14 @@ def _cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _privacy_note(settings: Settings) -> str:
+    if settings.privacy == PLAIN:
+        return PLAIN_NOTE
+    if settings.privacy == SUM_DP:
+        return f"Privacy mode sum+dp: the coordinator learns noisy sums only; epsilon {settings.epsilon:g}, delta 1e-6."
+    return SUM_NOTE.format(num_devices=settings.devices, min_devices=settings.min_devices)
 
 
 def _title(settings: Settings) -> str:

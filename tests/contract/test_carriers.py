@@ -37,11 +37,26 @@ from prunefleet_shared.messages import (
     UploadModel,
 )
 from prunefleet_shared.meter import Direction, Meter, Traffic
+from prunefleet_shared.sum_messages import (
+    Advertise,
+    CertificateList,
+    Confirmations,
+    ConfirmSurvivors,
+    FetchCertificates,
+    PeerShares,
+    Roster,
+    RosterEntry,
+    ShareKeys,
+    Survivors,
+    Unmask,
+)
 
 ID, DIGEST = "0123456789abcdef" * 2, "cd" * 32
 DOCUMENT = SignedDocument("decision", b'{"level":0}', bytes(70), bytes(91))
 CHECK_IN = CheckIn(ID, DIGEST, Readiness.READY)
 LIMIT_S = 30.0
+ENTRY = RosterEntry(b"d" * 32, b"k" * 32, b"l" * 32, b"s" * 64)
+ADVERTISE = Advertise(ID, (b"leaf",), ENTRY, b"m" * 32)
 
 
 class Script:
@@ -78,6 +93,13 @@ class CarrierContract:
         (Role.DEVICE, CHECK_IN, ComeBack(500, Awaited.DEVICES)),
         (Role.DEVICE, CHECK_IN, CampaignEnded(Ending.FAILED)),
         (Role.DEVICE, Contribute(ID, b"\x00\xff"), ContributionCounted(ID)),
+        (Role.DEVICE, ADVERTISE, Roster((ENTRY, ENTRY))),
+        (Role.DEVICE, ADVERTISE, ComeBack(500, Awaited.DEVICES)),
+        (Role.DEVICE, FetchCertificates(ID, (b"d" * 32,)), CertificateList((b"leaf",), (b"intermediate",))),
+        (Role.DEVICE, ShareKeys(ID, bytes(160), b"s" * 64), PeerShares(b"\x07", bytes(160), bytes(192))),
+        (Role.DEVICE, Contribute(ID, b"\x00\xff"), Survivors(b"\x07")),
+        (Role.DEVICE, ConfirmSurvivors(ID, b"s" * 64), Confirmations(b"\x05", bytes(128))),
+        (Role.DEVICE, Unmask(ID, b"\x05", bytes(64)), ContributionCounted(ID)),
         (Role.DEVICE, FetchModel(DIGEST, 4), ModelChunk(8, b"half")),
         (Role.TRAINER, AwaitDecision(ID), DecisionOffer(DOCUMENT, DOCUMENT)),
         (Role.TRAINER, AwaitDecision(ID), ComeBack(500, Awaited.TRAINER)),

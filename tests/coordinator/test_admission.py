@@ -7,25 +7,38 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from prunefleet_coordinator.admission import (
     why_campaign_impossible,
+    why_campaign_refused,
     why_check_in_rejected,
-    why_contribution_rejected,
     why_role_rejected,
     why_slim_base_rejected,
+    why_sum_message_rejected,
 )
 from prunefleet_coordinator.session import OpenSession
 from prunefleet_coordinator.state import ClosedRound
 from prunefleet_coordinator.testing import small_campaign
-from prunefleet_shared.campaign import CohortPolicy, Decision, Level, SlimBase
+from prunefleet_shared.campaign import (
+    PLAIN,
+    SUM,
+    SUM_DP,
+    CohortPolicy,
+    Decision,
+    Level,
+    NoiseTerms,
+    PrivacyTerms,
+    SlimBase,
+)
 from prunefleet_shared.documents import public_bytes
 from prunefleet_shared.errors import RejectReason
 from prunefleet_shared.layout import CostTable, CostTerm
 from prunefleet_shared.messages import AwaitDecision, CheckIn, GetCampaign, Readiness, Role, SessionKind
-from prunefleet_shared.metrics import OUTCOME_LANES
-from prunefleet_shared.private_sum import PLAIN, Total, open_coordinator_sum
+from prunefleet_shared.private_sum import SessionFacts, Total, open_coordinator_sum
+from prunefleet_shared.sum_messages import Contribute
 from prunefleet_shared.testing import TRAINER_PUBLIC
 
 P384_KEY = public_bytes(ec.derive_private_key(7, ec.SECP384R1()).public_key()).hex()
-SESSION = OpenSession("aa", SessionKind.VOTE, 0, 1, 60.0, open_coordinator_sum(PLAIN, OUTCOME_LANES), {"invited"})
+NOISE = NoiseTerms(epsilon_milli=8_000, delta_power=6, num_outcomes=2, multiplier_milli=1_000)
+FACTS = SessionFacts("aa", SessionKind.VOTE, 0, 1)
+SESSION = OpenSession(FACTS, 60.0, open_coordinator_sum(small_campaign(), FACTS, None), {"invited"})
 CLOSED = (ClosedRound(SessionKind.VOTE, 0, "bb", Total((1,), 1), ("counted",)),)
 DECISION = Decision("c", 1, (1,), ((0,),), 5, 2, "digest", "fingerprint")
 
@@ -55,7 +68,8 @@ def test_check_ins(campaign_id, fingerprint, expected):
     ],
 )
 def test_contributions(device_id, session_id, expected):
-    rejection = why_contribution_rejected(device_id, session_id, SESSION, CLOSED, {"abandoned"})
+    message = Contribute(session_id, b"")
+    rejection = why_sum_message_rejected(device_id, message, SESSION, CLOSED, {"abandoned"})
     assert reason(rejection) == expected
 
 
@@ -106,7 +120,15 @@ def test_roles_may_only_send_their_own_messages():
         ({"base_digest": "../../etc"}, "64"),
         ({"device_class": "Camera!"}, "device class"),
         ({"levels": (Level(1001, 6000),)}, "thousandths"),
-        ({"privacy_mode": "sum"}, "privacy mode"),
+        ({"cohort": CohortPolicy(size=2, quorum=1, deadline_ms=1, stage_ms=0)}, "a stage takes"),
+        ({"cohort": CohortPolicy(size=2, quorum=1, deadline_ms=1, stage_ms=24 * 3600 * 1000 + 1)}, "a stage takes"),
+        ({"privacy": PrivacyTerms("secret", 3)}, "privacy mode"),
+        ({"privacy": PrivacyTerms(SUM, 2)}, "3 to 3 devices"),
+        ({"privacy": PrivacyTerms(SUM, 4)}, "3 to 3 devices"),
+        ({"privacy": PrivacyTerms(SUM, 3), "cohort": CohortPolicy(1001, 3, deadline_ms=1)}, "at most 1000 devices"),
+        ({"privacy": PrivacyTerms(SUM, 3, NOISE)}, "noise belongs to mode sum+dp"),
+        ({"privacy": PrivacyTerms(PLAIN, 1, NOISE)}, "noise belongs to mode sum+dp"),
+        ({"privacy": PrivacyTerms(SUM_DP, 3)}, "noise belongs to mode sum+dp"),
         ({"public_order": ((0, 1), (0,), (0,))}, "public order"),
         ({"cost_table": CostTable("macs", (CostTerm(1, (0, 3)),))}, "cost terms"),
         ({"cost_table": CostTable("macs", (CostTerm(-1, (0,)),))}, "cost terms"),
@@ -115,3 +137,28 @@ def test_roles_may_only_send_their_own_messages():
 def test_campaigns_that_could_never_be_carried_out(changes, words):
     assert why_campaign_impossible(small_campaign()) is None
     assert words in (why_campaign_impossible(small_campaign(**changes)) or "")
+
+
+@pytest.mark.parametrize("privacy", [PrivacyTerms(PLAIN, 1), PrivacyTerms(SUM, 3)])
+def test_privacy_terms_that_can_be_carried_out(privacy):
+    assert why_campaign_impossible(small_campaign(privacy=privacy)) is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "allow_plain", "is_refused"),
+    [(PLAIN, False, True), (PLAIN, True, False), (SUM, False, False), (SUM, True, False)],
+)
+def test_mode_plain_needs_a_coordinator_that_allows_it(mode, allow_plain, is_refused):
+    campaign = small_campaign(privacy=PrivacyTerms(mode, 3))
+    refusal = why_campaign_refused(campaign, campaign.decision_key, allow_plain=allow_plain)
+    assert (refusal is not None) == is_refused
+    assert refusal is None or "--privacy sum" in refusal.remedy
+
+
+def test_a_campaign_must_be_possible_and_name_this_coordinators_key():
+    campaign = small_campaign()
+    assert reason(why_campaign_refused(campaign, "another key", allow_plain=True)) == RejectReason.WRONG_CAMPAIGN
+    impossible = small_campaign(levels=())
+    refusal = why_campaign_refused(impossible, impossible.decision_key, allow_plain=True)
+    assert refusal is not None
+    assert "1 to 8 levels" in refusal.got

@@ -18,7 +18,7 @@ from prunefleet_coordinator.testing import (
     vote_payload,
 )
 from prunefleet_shared import wire
-from prunefleet_shared.campaign import CohortPolicy, Decision, SlimBase
+from prunefleet_shared.campaign import SUM, CohortPolicy, Decision, PrivacyTerms, SlimBase
 from prunefleet_shared.documents import SignedDocument, digest, open_document, public_bytes, sign_document
 from prunefleet_shared.errors import CarrierError, ConfigError, RejectReason, RemoteProtocolError
 from prunefleet_shared.messages import (
@@ -77,6 +77,7 @@ class House:
         self.store = store or MemoryStore()
         self.clock, self.ids, self.poll_s = FakeClock(1000.0), counting_ids(), poll_s
         self.operator_keys, self.num_learned, self.told = [OPERATOR_PUBLIC], 0, []
+        self.allow_plain = True
         self.restart()
 
     def restart(self):
@@ -92,6 +93,7 @@ class House:
             authority_is_built_in=True,
             on_event=lambda *told: self.told.append(told),
             learn_operators=self.learn,
+            allow_plain=self.allow_plain,
         )
         return self
 
@@ -191,6 +193,14 @@ def test_a_campaign_needs_an_operators_signature(house):
     with refused(RejectReason.BAD_SIGNATURE):
         house.say(OPERATOR, StartCampaign(forged))
     assert house.statuses() == ()
+
+
+def test_a_campaign_that_shows_contributions_needs_a_coordinator_that_allows_it(house):
+    house.allow_plain = False
+    house.restart()
+    with refused(RejectReason.WRONG_CAMPAIGN):
+        house.start(CAMERA)
+    assert house.start(replace(CAMERA, privacy=PrivacyTerms(SUM, 3), cohort=CohortPolicy(3, 3, 60_000))) == Stored()
 
 
 def test_an_operator_who_joined_later_is_learned_of_but_not_at_every_try(house):
@@ -411,7 +421,7 @@ def test_watchers_hear_of_starts_steps_and_refusals_once_each(house):
         house.say(Peer("coordinator", Role.COORDINATOR), GetStatus())  # its own health check: not worth a line
     kinds = [kind for _, kind, _ in house.told]
     assert kinds == [
-        *("started", "invited", "counted", "invited", "session_closed", "counted", "decided", "refused"),
+        *("started", "invited", "joined", "invited", "session_closed", "joined", "decided", "refused"),
         *("slim_base_published", "invited", "refused"),
     ]
     assert {campaign_id for campaign_id, kind, _ in house.told if kind != "refused"} == {CAMERA.campaign_id}

@@ -15,9 +15,9 @@ def formatted(message, *arguments, facts=None, exc_info=None):
 
 
 def test_time_is_utc_and_values_are_quoted_when_they_need_it():
-    line = formatted("x", facts={"kind": "counted", "device_id": "camera-3", "why": 'a "b"\nc', "is_paused": True})
+    line = formatted("x", facts={"kind": "joined", "device_id": "camera-3", "why": 'a "b"\nc', "is_paused": True})
     assert line == (
-        'time=2026-01-01T00:00:00.250Z level=warning kind=counted device_id=camera-3 why="a \\"b\\"\\nc" is_paused=true'
+        'time=2026-01-01T00:00:00.250Z level=warning kind=joined device_id=camera-3 why="a \\"b\\"\\nc" is_paused=true'
     )
 
 

@@ -1,6 +1,7 @@
 """A run replays from its folder alone, and every tampering is found and named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -11,12 +12,13 @@ from prunefleet_coordinator.replay import replay
 from prunefleet_coordinator.state import ClosedRound, Snapshot
 from prunefleet_coordinator.store import MemoryStore
 from prunefleet_coordinator.testing import outcome_payload, random_vote, small_campaign
+from prunefleet_coordinator.totals import total_of
 from prunefleet_shared.campaign import SlimBase
 from prunefleet_shared.documents import sign_document
 from prunefleet_shared.errors import ReplayError
 from prunefleet_shared.messages import Phase, SessionKind
-from prunefleet_shared.metrics import OUTCOME_LANES
-from prunefleet_shared.private_sum import PLAIN, Total, open_coordinator_sum
+from prunefleet_shared.private_sum import SessionFacts, Total, open_coordinator_sum
+from prunefleet_shared.sum_messages import Contribute
 from prunefleet_shared.testing import COORDINATOR_KEY as KEY
 from prunefleet_shared.testing import TRAINER_KEY
 
@@ -28,9 +30,11 @@ VOTE_TOTAL = Total(
 
 
 def outcome_total():
-    cohort_sum = open_coordinator_sum(PLAIN, OUTCOME_LANES)
-    cohort_sum.receive("d1", outcome_payload())
-    return cohort_sum.close()
+    campaign = replace(CAMPAIGN, cohort=replace(CAMPAIGN.cohort, quorum=1))
+    cohort_sum = open_coordinator_sum(campaign, SessionFacts("bb", SessionKind.OUTCOME, 0, 1), None)
+    cohort_sum.receive("d1", Contribute("bb", outcome_payload()))
+    cohort_sum.end_stage()
+    return total_of(CAMPAIGN, SessionKind.OUTCOME, cohort_sum)
 
 
 def stored_run():

@@ -10,10 +10,9 @@ from prunefleet_coordinator.events import (
     AnnounceAbandoned,
     AnnounceDecision,
     AnnounceEnd,
+    AnnounceJoined,
     AnnouncePaused,
     AnnounceResumed,
-    ContributionReceived,
-    Count,
     Defer,
     DeviceCheckedIn,
     End,
@@ -21,10 +20,12 @@ from prunefleet_coordinator.events import (
     OfferDecision,
     OperatorControlled,
     Reject,
+    Reply,
     SaveClosing,
     SaveSlimBase,
     SaveSnapshot,
     SlimBasePublished,
+    SumMessageReceived,
     TrainerAsked,
 )
 from prunefleet_coordinator.round import CampaignRound
@@ -34,6 +35,7 @@ from prunefleet_shared.campaign import CohortPolicy, Level, SlimBase
 from prunefleet_shared.documents import canonical_bytes, read_document
 from prunefleet_shared.errors import ConfigError, LocalProtocolError, RejectReason
 from prunefleet_shared.messages import Awaited, CheckIn, Contribute, Control, Ending, Phase, Readiness, SessionKind
+from prunefleet_shared.sum_messages import ContributionCounted
 
 CAMPAIGN = small_campaign()
 DEADLINE_S = CAMPAIGN.cohort.deadline_ms / 1000
@@ -70,7 +72,7 @@ class Player:
         is_vote = invitation.kind is SessionKind.VOTE
         payload = vote_payload(self.campaign, seed=int(invitation.device_id[1:])) if is_vote else outcome_payload()
         message = Contribute(invitation.session_id, payload)
-        return self.do(ContributionReceived(device_id or invitation.device_id, message))
+        return self.do(SumMessageReceived(device_id or invitation.device_id, message))
 
     def gather(self, devices=DEVICES):
         """All check in and contribute; returns the commands of the last contribution."""
@@ -106,6 +108,11 @@ def kinds(commands):
     return [type(command) for command in commands]
 
 
+def counted(invitation):
+    device_id, session_id = invitation.device_id, invitation.session_id
+    return [Reply(device_id, ContributionCounted(session_id)), AnnounceJoined(device_id, session_id)]
+
+
 def reason(commands):
     assert isinstance(commands[-1], Reject), commands
     return commands[-1].rejection.reason
@@ -115,11 +122,11 @@ def reason(commands):
 
 
 def test_a_campaign_from_the_first_vote_to_the_last_outcome(player):
-    assert kinds(player.gather()) == [SaveClosing, Count, AnnounceDecision]
+    assert kinds(player.gather()) == [SaveClosing, Reply, AnnounceJoined, AnnounceDecision]
     assert kinds(player.publish()) == [SaveSlimBase, AcceptSlimBase]
-    assert kinds(player.gather()) == [SaveClosing, Count, AnnounceDecision]
+    assert kinds(player.gather()) == [SaveClosing, Reply, AnnounceJoined, AnnounceDecision]
     assert kinds(player.publish()) == [SaveSlimBase, AcceptSlimBase]
-    assert kinds(player.gather()) == [SaveClosing, Count, AnnounceEnd]
+    assert kinds(player.gather()) == [SaveClosing, Reply, AnnounceJoined, AnnounceEnd]
     assert player.check_in("d1") == [End("d1", Ending.COMPLETED)]
 
     end = player.round.snapshot
@@ -171,7 +178,7 @@ def test_an_overselected_session_closes_at_the_cohorts_size_and_the_latecomer_he
     for invitation in invitations[:2]:
         player.contribute(invitation)
     closing = player.contribute(invitations[3])
-    assert kinds(closing) == [SaveClosing, Count, AnnounceDecision]
+    assert kinds(closing) == [SaveClosing, Reply, AnnounceJoined, AnnounceDecision]
     assert closing[0].closed.contributors == ("d1", "d2", "d4")
     assert reason(player.contribute(invitations[2])) == RejectReason.LATE
     assert player.check_in("d3") == [Defer("d3", 1000, Awaited.TRAINER)]
@@ -228,7 +235,7 @@ def test_progress_says_who_is_awaited(player):
 
 def test_a_replay_is_turned_down_and_changes_nothing(player):
     invitation = player.invite("d1")
-    assert player.contribute(invitation) == [Count("d1", invitation.session_id)]
+    assert player.contribute(invitation) == counted(invitation)
     assert reason(player.contribute(invitation)) == RejectReason.DUPLICATE
     assert player.round.progress.num_contributions == 1
 
@@ -246,9 +253,9 @@ def test_an_uninvited_device_cannot_contribute(player):
 
 def test_a_vector_that_breaks_the_lane_table_is_turned_down(player):
     session_id = player.invite("d1").session_id
-    assert reason(player.do(ContributionReceived("d1", Contribute(session_id, b"")))) == RejectReason.WRONG_LENGTH
+    assert reason(player.do(SumMessageReceived("d1", Contribute(session_id, b"")))) == RejectReason.WRONG_LENGTH
     broken = bytes(CAMPAIGN.vote_lanes.packed_bytes)
-    assert reason(player.do(ContributionReceived("d1", Contribute(session_id, broken)))) == RejectReason.OUT_OF_RANGE
+    assert reason(player.do(SumMessageReceived("d1", Contribute(session_id, broken)))) == RejectReason.OUT_OF_RANGE
     assert player.round.progress.awaited_ids == ("d1",)
 
 
@@ -284,7 +291,7 @@ def test_below_quorum_a_new_attempt_begins_and_devices_contribute_again(player):
     second = player.invite("d1")
     assert (second.attempt, second.session_id) != (first.attempt, first.session_id)
     assert player.round.progress.num_contributions == 0
-    assert player.contribute(second) == [Count("d1", second.session_id)]
+    assert player.contribute(second) == counted(second)
 
 
 def test_the_campaign_fails_when_attempts_run_out(player):
@@ -347,7 +354,7 @@ def test_a_paused_campaign_invites_nobody_until_it_is_resumed(player):
     assert player.restart().check_in("d1") == [Defer("d1", 5000, Awaited.OPERATOR)]
     assert player.round.progress.is_paused
     assert kinds(player.control(Control.RESUME)) == [SaveSnapshot, AcceptControl, AnnounceResumed]
-    assert kinds(player.gather()) == [SaveClosing, Count, AnnounceDecision]
+    assert kinds(player.gather()) == [SaveClosing, Reply, AnnounceJoined, AnnounceDecision]
 
 
 def test_an_open_session_may_finish_while_the_campaign_is_paused_and_the_trainer_may_publish(player):
@@ -357,7 +364,8 @@ def test_an_open_session_may_finish_while_the_campaign_is_paused_and_the_trainer
     assert player.invite("d2") == invitations[1]  # its answer was lost
     assert kinds([player.contribute(invitation) for invitation in invitations][-1]) == [
         SaveClosing,
-        Count,
+        Reply,
+        AnnounceJoined,
         AnnounceDecision,
     ]
     assert player.check_in("d1") == [Defer("d1", 1000, Awaited.TRAINER)]
@@ -426,7 +434,7 @@ def test_a_session_in_flight_is_lost_and_a_restart_eats_no_attempt(player):
     player.invite("d1")
     assert kinds(player.after(DEADLINE_S).do()) == [SaveSnapshot, AnnounceAbandoned]
     assert player.round.snapshot.attempts_failed == 1
-    assert kinds(player.gather()) == [SaveClosing, Count, AnnounceDecision]
+    assert kinds(player.gather()) == [SaveClosing, Reply, AnnounceJoined, AnnounceDecision]
 
 
 def test_a_restart_forgives_no_failed_attempt(player):

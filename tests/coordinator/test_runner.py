@@ -5,6 +5,7 @@ import contextlib
 import time
 
 import pytest
+from round_world import identity, members, seeded, sum_campaign
 
 from prunefleet_coordinator.runner import CoordinatorRunner
 from prunefleet_coordinator.store import MemoryStore
@@ -13,6 +14,7 @@ from prunefleet_coordinator.testing import (
     FakeClock,
     counting_ids,
     outcome_payload,
+    random_vote,
     small_campaign,
     vote_payload,
 )
@@ -42,6 +44,7 @@ from prunefleet_shared.messages import (
     Stored,
     UploadModel,
 )
+from prunefleet_shared.private_sum import SessionFacts, SumKeys, open_device_sum
 from prunefleet_shared.testing import COORDINATOR_KEY as KEY
 from prunefleet_shared.testing import TRAINER_KEY
 from prunefleet_shared.wire_limits import CHUNK_BYTES
@@ -154,7 +157,7 @@ def test_a_campaign_from_offer_to_end(house):
 def test_watchers_hear_the_story_and_who_is_awaited(house):
     house.gather()
     kinds = [kind for kind, _ in house.told]
-    assert kinds == ["invited", "counted"] * 2 + ["invited", "session_closed", "counted", "decided"]
+    assert kinds == ["invited", "joined"] * 2 + ["invited", "session_closed", "joined", "decided"]
     assert house.told[0][1]["awaited"] == ["device-0"]
     assert house.told[-1][1]["phase"] == "retraining"
 
@@ -250,7 +253,7 @@ def test_a_new_coordinator_resumes_from_the_store(house):
     assert house.gather().attempt == 2
 
 
-def test_what_could_not_be_stored_is_neither_said_nor_remembered(house):
+def test_a_sum_that_could_not_be_stored_is_not_said_until_it_is(house):
     for number in range(2):
         house.device(number, contribution(house.device(number, CHECK_IN), number))
     invitation = house.device(2, CHECK_IN)
@@ -259,10 +262,12 @@ def test_what_could_not_be_stored_is_neither_said_nor_remembered(house):
         house.device(2, contribution(invitation, 2))
     assert caught.value.retryable
     assert house.store.load_closed(CAMPAIGN.campaign_id, SessionKind.VOTE, 0) is None
+    with pytest.raises(CarrierError, match="disk full"):
+        house.say(TRAINER, ASK)
     house.store.is_full = False
-    assert isinstance(house.say(TRAINER, ASK), ComeBack)
-    assert house.gather().attempt == 2
+    assert isinstance(house.say(TRAINER, ASK), DecisionOffer)
     assert house.decision().num_devices == 3
+    assert house.store.load_closed(CAMPAIGN.campaign_id, SessionKind.VOTE, 0).total.num_devices == 3
 
 
 def test_a_long_poll_ends_as_soon_as_something_changes():
@@ -279,6 +284,35 @@ def test_a_long_poll_ends_as_soon_as_something_changes():
         return await asyncio.wait_for(waiting, 5)
 
     assert isinstance(asyncio.run(play()), DecisionOffer)
+
+
+def test_devices_of_a_private_sum_hear_of_each_stage_at_once_and_so_do_watchers():
+    campaign = sum_campaign(cohort=CohortPolicy(3, 3, 60_000))
+    store, told = MemoryStore(), []
+    store.save_blob(BASE_MODEL)
+    signed = sign_document("campaign", campaign, KEY)
+    runner = CoordinatorRunner(signed, KEY, store, store, FakeClock(), counting_ids(), poll_s=30.0, members=members())
+    runner.watch(lambda kind, facts: told.append((kind, facts)))
+
+    async def device(number):
+        peer = Peer(f"d{number}", Role.DEVICE)
+        to = await runner.handle(peer, CheckIn(campaign.campaign_id, campaign.layout.fingerprint(), Readiness.READY))
+        facts = SessionFacts(to.session_id, to.kind, to.level, to.attempt)
+        keys = SumKeys(identity(peer.peer_id), members(), seeded(number), min_devices=3)
+        end = open_device_sum(campaign, facts, random_vote(campaign, number), keys)
+        message = end.start()
+        while message is not None:
+            message = end.receive(await runner.handle(peer, message))
+
+    async def play():
+        await asyncio.wait_for(asyncio.gather(*map(device, (1, 2, 3))), 10)  # long before a poll gives up
+
+    asyncio.run(play())
+    closed = store.load_closed(campaign.campaign_id, SessionKind.VOTE, 0)
+    assert closed.contributors == ("d1", "d2", "d3")
+    stages = [(facts["stage"], facts["num_awaited"]) for kind, facts in told if kind == "stage"]
+    assert stages == [("shares", 3), ("vectors", 3), ("confirmations", 3), ("unmasking", 3)]
+    assert [kind for kind, _ in told if kind in {"joined", "session_closed"}] == 3 * ["joined"] + ["session_closed"]
 
 
 def test_a_long_poll_without_a_change_says_whom_it_waits_for():

@@ -145,7 +145,6 @@ async def refusal(link: MemberLink) -> RejectReason:
 def test_what_is_wrong_is_said_in_a_sentence_and_an_exit_code(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for arguments, words in (
-        (["--listen", "0.0.0.0:0"], "say --allow-plain"),
         (["--listen", "8470"], "host:port"),
         (["--state", str(tmp_path / "file" / "state")], "cannot be made"),
         (["--listen", "127.0.0.1:0"], "join first: prunefleet coordinator join TOKEN"),

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,14 @@ from prunefleet_edge.dry_run import try_dry_run
 from prunefleet_edge.local_work import LocalWork
 from prunefleet_edge.models import build, example_input, parse_spec
 from prunefleet_edge.network_file import load_kept, read_kept_info
-from prunefleet_edge.policy import owner_policy
+from prunefleet_edge.policy import PrivacyPolicy
 from prunefleet_edge.pruning import slim
 from prunefleet_edge.ranking import masks_by_order
 from prunefleet_edge.state_folder import StateFolder
 from prunefleet_edge.status import is_fresh, read_status
 from prunefleet_edge.work import load_base, save_weights
 from prunefleet_edge.work_process import WorkSetup
-from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision
+from prunefleet_shared.campaign import PLAIN, SUM, SUM_DP, Campaign, CohortPolicy, Decision, PrivacyTerms
 from prunefleet_shared.certificates import Authority, create_authority, issue
 from prunefleet_shared.document_file import write_signed
 from prunefleet_shared.documents import sign_document
@@ -72,6 +72,7 @@ from prunefleet_shared.messages import (
     Service,
     Up,
 )
+from prunefleet_shared.noise_terms import NoiseWish, make_noise_terms
 from prunefleet_shared.testing import COORDINATOR_KEY, COORDINATOR_PUBLIC, TRAINER_KEY, TRAINER_PUBLIC
 from prunefleet_trainer.campaign_files import describe_base, make_campaign
 from prunefleet_trainer.runner import TrainerRunner
@@ -96,6 +97,7 @@ def campaign_and_base() -> tuple[Campaign, bytes]:
         cohort=CohortPolicy(size=1, quorum=1, deadline_ms=60_000),
         decision_key=COORDINATOR_PUBLIC,
         slim_base_key=TRAINER_PUBLIC,
+        privacy=PrivacyTerms(PLAIN, 1),
     )
     return campaign, files.weights
 
@@ -177,7 +179,7 @@ def state(tmp_path: Path) -> StateFolder:
 
 
 def options(source: str, *, is_once: bool = True) -> DeviceOptions:
-    return DeviceOptions(source, "", "digits", 1, allow_plain=False, is_once=is_once)
+    return DeviceOptions(source, "", "digits", 1, PrivacyPolicy(), is_once=is_once)
 
 
 def test_a_whole_campaign_then_a_restart_and_a_dry_run(
@@ -279,15 +281,6 @@ def test_data_that_does_not_fit_the_network_ends_it_before_it_checks_in(state: S
     assert {entry.kind for entry in read_audit(state.path)} == {"GetCampaign", "FetchModel"}
 
 
-def test_a_coordinator_elsewhere_needs_the_owners_consent() -> None:
-    for address in ("coordinator:8470", "192.0.2.7:8470", "[2001:db8::1]:8470", "localhost.example:1", "127.0.0.1"):
-        with pytest.raises(ConfigError, match=r"would see this device's own.*--allow-plain"):
-            owner_policy(address, allow_plain=False)(CAMPAIGN)
-        owner_policy(address, allow_plain=True)(CAMPAIGN)
-    for address in ("127.0.0.1:8470", "localhost:8470", "[::1]:8470", "127.9.9.9:1"):
-        owner_policy(address, allow_plain=False)(CAMPAIGN)
-
-
 def test_without_consent_nothing_but_the_question_is_sent(
     state: StateFolder, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,10 +337,20 @@ def test_a_signal_ends_it_cleanly(state: StateFolder, data: str, number: signal.
     assert [entry.kind for entry in read_audit(state.path)] == ["GetCampaign"]
 
 
-def test_a_dry_run_opens_no_socket(
-    state: StateFolder, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("mode", [PLAIN, SUM, SUM_DP])
+def test_a_dry_run_opens_no_socket_and_says_how_the_vote_would_leave(
+    state: StateFolder,
+    data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    mode: str,
 ) -> None:
-    write_signed(tmp_path / "campaign.json", sign_document("campaign", CAMPAIGN, COORDINATOR_KEY))
+    cohort = replace(CAMPAIGN.cohort, size=5, quorum=3)
+    noise = make_noise_terms(CAMPAIGN.layout, 1, NoiseWish(8000, 6)) if mode == SUM_DP else None
+    privacy = CAMPAIGN.privacy if mode == PLAIN else PrivacyTerms(mode, 3, noise)
+    campaign = replace(CAMPAIGN, privacy=privacy, cohort=cohort)
+    write_signed(tmp_path / "campaign.json", sign_document("campaign", campaign, COORDINATOR_KEY))
     (tmp_path / "base.safetensors").write_bytes(BASE)
     before = sorted(tmp_path.rglob("*"))
 
@@ -361,8 +364,17 @@ def test_a_dry_run_opens_no_socket(
     text = capsys.readouterr().out
     assert "NOTHING WAS SENT" in text
     assert "has not joined a fleet yet" in text
-    for kind in ("GetCampaign", "FetchModel", "CheckIn", "Contribute"):
+    for kind in ("GetCampaign", "FetchModel", "CheckIn"):
         assert f"  {kind}: " in text
+    assert ("  Contribute: " in text) == (mode == PLAIN)
+    masked_bytes = sum(block.length * (5 * block.clip).bit_length() for block in CAMPAIGN.vote_lanes.blocks) + 7
+    told = {
+        PLAIN: "The vote leaves as it is: in privacy mode plain the coordinator sees it.",
+        SUM: f"but under masks that come off only in the sum of 3 to 5 devices: {masked_bytes // 8} bytes that",
+        SUM_DP: "but after noise was added (epsilon 8 per campaign) and under masks that come off only in the sum",
+    }
+    assert told.pop(mode) in text
+    assert not any(words in text for words in told.values())
     for block in CAMPAIGN.vote_lanes.blocks:
         assert f"  {block.name}: " in text
     assert sorted(tmp_path.rglob("*")) == before, "it left nothing behind"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from prunefleet_edge.device_settings import load_device_settings
+from prunefleet_edge.policy import PrivacyPolicy
 from prunefleet_edge.retraining_options import PLAIN, RetrainingOptions
 from prunefleet_shared.errors import ConfigError
 
@@ -28,6 +29,11 @@ threads = 2
 [retraining]
 strategy = "anchored"
 anchor_weight = 0.25
+
+[privacy]
+min_devices = 12
+max_votes = 4
+max_epsilon = 2.5
 """
 
 
@@ -41,7 +47,8 @@ def config(tmp_path: Path) -> Path:
 def test_a_file_says_everything(config: Path) -> None:
     options = load_device_settings(config, {}, None).options()
     assert (options.source, options.device_class, options.recipe) == ("npz:images.npz", "camera", "images")
-    assert (options.threads, options.allow_plain, options.is_once) == (2, True, False)
+    assert (options.threads, options.is_once) == (2, False)
+    assert options.privacy == PrivacyPolicy(allow_plain=True, min_devices=12, max_votes=4, max_epsilon=2.5)
     assert options.allowed_code == ("mine.nets:small",)
     assert options.retraining == RetrainingOptions("anchored", anchor_weight=0.25)
 
@@ -50,14 +57,15 @@ def test_options_win_over_the_file(config: Path) -> None:
     given = {"data": "digits:x", "class": "phone", "threads": 1, "once": True, "preset": None, "allow_plain": None}
     options = load_device_settings(config, given, "distilled").options()
     assert (options.source, options.device_class, options.recipe) == ("digits:x", "phone", "digits")
-    assert (options.threads, options.allow_plain, options.is_once) == (1, True, True)
+    assert (options.threads, options.privacy.allow_plain, options.is_once) == (1, True, True)
+    assert options.privacy.min_devices == 12, "no option asks for fewer: the file's stays"
     assert options.retraining == RetrainingOptions("distilled", anchor_weight=0.25), "the file's numbers stay"
 
 
 def test_without_a_file_the_defaults_are_those_of_before() -> None:
     options = load_device_settings(None, {"data": "folder"}, None).options()
     assert (options.device_class, options.recipe, options.threads) == ("", "images", 1)
-    assert (options.allow_plain, options.is_once, options.allowed_code) == (False, False, ())
+    assert (options.privacy, options.is_once, options.allowed_code) == (PrivacyPolicy(False, 8, 16, None), False, ())
     assert options.retraining == PLAIN
 
 
@@ -71,6 +79,14 @@ def test_without_a_file_the_defaults_are_those_of_before() -> None:
         ("[retraining]\nregrow_ratio = 0.5", r"unknown key 'regrow_ratio'"),
         ("[retraining]\ntemperature = 'warm'", r"temperature"),
         ("[retraining]\ntemperature = -1.0", r"retraining\.temperature: expected above 0"),
+        ("[privacy]\nmin_device = 3", r"unknown key 'privacy.min_device'"),
+        ("[privacy]\nallow_plain = true", r"unknown key 'privacy.allow_plain'.*did you mean 'allow_plain'"),
+        ("[privacy]\nmin_devices = 2", r"min_devices: .*greater than or equal to 3, got 2"),
+        ("[privacy]\nmin_devices = 1001", r"min_devices: .*less than or equal to 1000, got 1001"),
+        ("[privacy]\nmax_votes = 0", r"max_votes: .*greater than or equal to 1, got 0"),
+        ("[privacy]\nmax_epsilon = 0", r"max_epsilon: .*greater than 0, got 0"),
+        ("[privacy]\nmax_epsilon = nan", r"max_epsilon: .*got nan"),
+        ("privacy = 'sum'", r"privacy"),
         ("retraining = 'all'", r"expected a table \[retraining\]"),
         ("threads = 0", r"threads"),
         ("preset = 'pictures'", r"preset: expected one of"),
@@ -110,5 +126,5 @@ def test_the_command_gives_its_options_to_the_device(
     assert result.exit_code == 0, result.exception
     [(folder, options)] = found
     assert folder.path == tmp_path
-    assert (options.retraining.strategy, options.is_once, options.allow_plain) == ("none", True, True)
+    assert (options.retraining.strategy, options.is_once, options.privacy.allow_plain) == ("none", True, True)
     assert options.allowed_code == ("a.b:c", "d:e")

@@ -1,4 +1,6 @@
-"""Only four kinds of message get out, only with identifiers and sealed integers in them, and all on record."""
+"""Only few kinds of message get out, only with identifiers and sealed integers in them, and all on record; those of a
+private sum are in ``test_egress_sum``.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,14 @@ import pytest
 
 from prunefleet_edge.device import Vote
 from prunefleet_edge.egress import Egress, EgressRecord, outcome_vector, vote_vector
+from prunefleet_shared.campaign import SUM, SUM_DP, PrivacyTerms
 from prunefleet_shared.documents import digest
-from prunefleet_shared.errors import EgressError, RemoteProtocolError
+from prunefleet_shared.errors import EgressError, LocalProtocolError
 from prunefleet_shared.lanes import grade_lane, unpack, width_lane
 from prunefleet_shared.masks import grade_layout
 from prunefleet_shared.messages import (
     AwaitDecision,
     CheckIn,
-    Contribute,
-    ContributionCounted,
     FetchModel,
     GetCampaign,
     Readiness,
@@ -27,6 +28,9 @@ from prunefleet_shared.messages import (
     UploadModel,
 )
 from prunefleet_shared.metrics import OUTCOME_LANES, Outcome
+from prunefleet_shared.noise_terms import NoiseWish, make_noise_terms
+from prunefleet_shared.private_sum import SessionFacts
+from prunefleet_shared.sum_messages import Contribute, ContributionCounted, Unmask
 from prunefleet_shared.testing import ScriptedLink, run_simulated, tiny_campaign
 
 CAMPAIGN = tiny_campaign()
@@ -50,6 +54,10 @@ class Desk:
     def send(self, message: Any) -> None:
         run_simulated(self.egress.send(message))
 
+    def contribute(self, kind: SessionKind, payload: bytes) -> None:
+        """Send a sealed contribution the way a campaign of mode plain does."""
+        self.send(self.egress.open_sum(CAMPAIGN, SessionFacts(ID, kind, 0, 1), payload, None).start())
+
 
 def test_a_vote_becomes_the_lane_table() -> None:
     vote = a_vote()
@@ -58,6 +66,22 @@ def test_a_vote_becomes_the_lane_table() -> None:
     assert blocks[grade_lane("conv2")].tolist() == vote.grades_C[8:].tolist()
     options = [[int(blocks[width_lane(level, g)].argmax()) for g in ("conv1", "conv2")] for level in (0, 1)]
     assert options == [[0, 7], [3, 4]]
+
+
+def test_a_noisy_vote_says_one_bit_of_each_channel() -> None:
+    """The better half of each group, and no grade: the less is said, the less noise hides it."""
+    noise = make_noise_terms(CAMPAIGN.layout, len(CAMPAIGN.levels), NoiseWish(8000, 6))
+    campaign, vote = tiny_campaign(privacy=PrivacyTerms(SUM_DP, 3, noise)), a_vote()
+    vector = vote_vector(campaign, vote)
+    Desk().egress.seal(campaign, SessionKind.VOTE, vector)
+    blocks = campaign.vote_lanes.split(vector)
+    for group, part in zip(CAMPAIGN.layout.groups, CAMPAIGN.layout.slices(), strict=True):
+        kept = blocks[grade_lane(group.name)]
+        assert (set(kept), kept.sum()) == ({0, 1}, group.num_channels // 2)
+        assert vote.grades_C[part][kept == 1].min() > vote.grades_C[part][kept == 0].max()
+    plain = CAMPAIGN.vote_lanes.split(vote_vector(CAMPAIGN, vote))
+    for level, group in ((0, "conv1"), (1, "conv2")):
+        assert blocks[width_lane(level, group)].tolist() == plain[width_lane(level, group)].tolist()
 
 
 @pytest.mark.parametrize(
@@ -81,9 +105,9 @@ def test_what_was_sealed_gets_out_and_is_on_record() -> None:
     vector = vote_vector(CAMPAIGN, a_vote())
     payload = desk.egress.seal(CAMPAIGN, SessionKind.VOTE, vector)
     assert unpack(CAMPAIGN.vote_lanes, payload).tolist() == vector.tolist()
-    desk.send(Contribute(ID, payload))
+    desk.contribute(SessionKind.VOTE, payload)
     assert desk.link.sent == [Contribute(ID, payload)]
-    expected = "vote in campaign c0c0c0c0c0c0 to session abababababab"
+    expected = "vote in campaign c0c0c0c0c0c0, to session abababababab"
     when = "2026-01-02T00:00:00+00:00"
     assert desk.records == [EgressRecord("Contribute", len(payload), digest(payload), when, expected)]
 
@@ -126,6 +150,7 @@ SEALED_ELSEWHERE = Desk().egress.seal(CAMPAIGN, SessionKind.OUTCOME, outcome_vec
         Contribute(ID, b"\0" * CAMPAIGN.vote_lanes.packed_bytes),
         Contribute(ID, SEALED_ELSEWHERE),
         Contribute(ID, bytearray(SEALED_ELSEWHERE)),  # type: ignore[arg-type]
+        Unmask(ID, b"\x01", b"\0" * 32),
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -143,15 +168,31 @@ def test_a_vector_that_breaks_the_lane_table_is_not_sealed(spoil: Any) -> None:
         Desk().egress.seal(CAMPAIGN, SessionKind.VOTE, spoil(vote_vector(CAMPAIGN, a_vote())))
 
 
-def test_an_unknown_privacy_mode_is_not_sealed() -> None:
-    with pytest.raises(RemoteProtocolError, match="WRONG_CAMPAIGN"):
-        Desk().egress.seal(tiny_campaign(privacy_mode="sum"), SessionKind.VOTE, vote_vector(CAMPAIGN, a_vote()))
+@pytest.mark.parametrize("mode", [SUM, "homomorphic"])
+def test_a_mode_that_is_not_plain_or_not_known_lets_no_plain_contribution_out(mode: str) -> None:
+    desk, campaign = Desk(), tiny_campaign(privacy=PrivacyTerms(mode, 3))
+    payload = desk.egress.seal(campaign, SessionKind.VOTE, vote_vector(campaign, a_vote()))
+    with pytest.raises(LocalProtocolError, match="needs a certificate"):
+        desk.egress.open_sum(campaign, SessionFacts(ID, SessionKind.VOTE, 0, 1), payload, None)
+    with pytest.raises(EgressError, match="no sum that was opened here"):
+        desk.send(Contribute(ID, payload))
+
+
+def test_what_was_not_sealed_here_opens_no_sum() -> None:
+    desk = Desk()
+    sealed = desk.egress.seal(CAMPAIGN, SessionKind.VOTE, vote_vector(CAMPAIGN, a_vote()))
+    flipped = bytes([sealed[0] ^ 1]) + sealed[1:]
+    for payload in (SEALED_ELSEWHERE, flipped, b""):
+        with pytest.raises(EgressError, match="not sealed"):
+            desk.contribute(SessionKind.OUTCOME, payload)
+    assert desk.link.sent == []
 
 
 def test_a_stored_payload_is_sealed_again_only_if_it_is_a_vector() -> None:
     desk = Desk()
     desk.egress.seal_again(CAMPAIGN, SessionKind.OUTCOME, SEALED_ELSEWHERE)
-    desk.send(Contribute(ID, SEALED_ELSEWHERE))
+    desk.contribute(SessionKind.OUTCOME, SEALED_ELSEWHERE)
+    assert desk.link.sent == [Contribute(ID, SEALED_ELSEWHERE)]
     for tampered in (b"\xff" * OUTCOME_LANES.packed_bytes, SEALED_ELSEWHERE + b"\0", b"weights"):
         with pytest.raises(EgressError, match="no such thing"):
             desk.egress.seal_again(CAMPAIGN, SessionKind.OUTCOME, tampered)

@@ -1,4 +1,6 @@
-"""The device's round: its story, its three rules, and that a wrong call changes nothing."""
+"""The device's round: its story, its rules, and that a wrong call changes nothing; a private sum's stages are in
+``test_round_sum``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from prunefleet_edge.backoff import MAX_REST_S, MIN_REST_S, Backoff, RetryPolicy
-from prunefleet_edge.device_state import Contribution, DeviceState, lane_table
+from prunefleet_edge.device_state import Contribution, DeviceState
 from prunefleet_edge.events import (
     Command,
     Event,
@@ -21,8 +23,9 @@ from prunefleet_edge.events import (
     Rest,
     SaveState,
     SendCheckIn,
-    SendContribution,
+    SendToSum,
     Stop,
+    SumAnswered,
     ToldToComeBack,
     VotePrepared,
 )
@@ -34,17 +37,42 @@ from prunefleet_shared.errors import (
     Rejection,
     RejectReason,
     RemoteProtocolError,
+    reject,
 )
-from prunefleet_shared.messages import Awaited, CampaignEnded, ContributionCounted, Ending, SessionKind
+from prunefleet_shared.messages import Awaited, CampaignEnded, Ending, SessionKind, SumDown
+from prunefleet_shared.sum_messages import Contribute, ContributionCounted
 from prunefleet_shared.testing import invitation, outcome_invitation, tiny_campaign, tiny_decision, tiny_slim_base
 
 CAMPAIGN = tiny_campaign()
-VOTE = bytes(range(lane_table(CAMPAIGN, SessionKind.VOTE).packed_bytes))
-OUTCOME = bytes(lane_table(CAMPAIGN, SessionKind.OUTCOME).packed_bytes)
+VOTE = bytes(range(CAMPAIGN.lanes_of(SessionKind.VOTE).packed_bytes))
+OUTCOME = bytes(CAMPAIGN.lanes_of(SessionKind.OUTCOME).packed_bytes)
+
+
+class OneMessageSum:
+    """A sum of one stage: says the contribution and wants to hear that it was counted."""
+
+    survivor_names: frozenset[str] = frozenset()
+
+    def __init__(self, invited: Invited, payload: bytes) -> None:
+        self.session_id, self.payload = invited.invitation.session_id, payload
+
+    def start(self) -> Contribute:
+        return Contribute(self.session_id, self.payload)
+
+    def receive(self, answer: SumDown) -> None:
+        if answer != ContributionCounted(self.session_id):
+            raise reject(RejectReason.WRONG_SESSION)
+
+    def abort(self) -> None:
+        pass
 
 
 def make_round(state: DeviceState | None = None, **options: RetryPolicy) -> DeviceRound:
-    return DeviceRound(CAMPAIGN, CAMPAIGN.layout.fingerprint(), state, random.Random(1), **options)
+    return DeviceRound(CAMPAIGN, CAMPAIGN.layout.fingerprint(), state, random.Random(1), OneMessageSum, **options)
+
+
+def contributed(session: int, payload: bytes) -> SendToSum:
+    return SendToSum(Contribute(f"{session:032x}", payload))
 
 
 def vote_invited(attempt: int = 1, session: int = 1) -> Invited:
@@ -67,8 +95,8 @@ def drive(device: DeviceRound, *events: Event) -> list[Command]:
     return commands
 
 
-def counted(session: int) -> ContributionCounted:
-    return ContributionCounted(f"{session:032x}")
+def counted(session: int) -> SumAnswered:
+    return SumAnswered(ContributionCounted(f"{session:032x}"))
 
 
 def test_the_whole_story() -> None:
@@ -76,7 +104,7 @@ def test_the_whole_story() -> None:
     assert drive(device, vote_invited()) == [PrepareVote()]
     save, send = drive(device, VotePrepared(VOTE))
     assert isinstance(save, SaveState), "saved before it is sent"
-    assert send == SendContribution(f"{1:032x}", VOTE)
+    assert send == contributed(1, VOTE)
     assert save.state.contribution is not None
     assert save.state.contribution.payload == VOTE
     assert drive(device, counted(1)) == [Rest(MIN_REST_S, "counted")]
@@ -84,7 +112,7 @@ def test_the_whole_story() -> None:
     closing, personalise = drive(device, outcome_invited())
     assert closing == SaveState(DeviceState(CAMPAIGN.campaign_id, spent=("vote",))), "the vote is spent and deleted"
     assert isinstance(personalise, Personalise)
-    assert drive(device, OutcomeMeasured(OUTCOME))[-1] == SendContribution(f"{2:032x}", OUTCOME)
+    assert drive(device, OutcomeMeasured(OUTCOME))[-1] == contributed(2, OUTCOME)
     drive(device, counted(2))
 
     save, stop = drive(device, CampaignEnded(Ending.COMPLETED))
@@ -101,14 +129,14 @@ def test_a_new_attempt_gets_the_stored_vote() -> None:
     assert isinstance(save, SaveState)
     assert save.state.contribution is not None
     assert (save.state.contribution.attempt, save.state.contribution.session_id) == (2, f"{7:032x}")
-    assert send == SendContribution(f"{7:032x}", VOTE)
+    assert send == contributed(7, VOTE)
 
 
 def test_a_restart_resumes_with_the_stored_vote() -> None:
     before = make_round()
     drive(before, vote_invited(), VotePrepared(VOTE))
     after = make_round(DeviceState.from_bytes(before.state.to_bytes()))
-    assert drive(after, vote_invited()) == [SendContribution(f"{1:032x}", VOTE)], "same session: nothing new to save"
+    assert drive(after, vote_invited()) == [contributed(1, VOTE)], "same session: nothing new to save"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +148,7 @@ def test_a_restart_resumes_with_the_stored_vote() -> None:
 )
 def test_a_second_session_of_an_attempt_is_declined(again: Invited, words: str | None) -> None:
     device = make_round()
-    drive(device, vote_invited(), VotePrepared(VOTE), LinkFailed("cut", retryable=True))
+    drive(device, vote_invited(), VotePrepared(VOTE), Refused(Rejection(RejectReason.LATE)))
     commands = drive(device, again)
     if words is None:
         assert isinstance(commands[-1], Personalise)
@@ -265,7 +293,8 @@ WAY_TO: dict[Phase, list[Event]] = {
     Phase.CHECKING_IN: [],
     Phase.VOTING: [vote_invited()],
     Phase.PERSONALISING: [outcome_invited()],
-    Phase.SENDING: [vote_invited(), VotePrepared(VOTE)],
+    Phase.SUMMING: [vote_invited(), VotePrepared(VOTE)],
+    Phase.AWAITING_STAGE: [vote_invited(), VotePrepared(VOTE), ToldToComeBack(1.0, Awaited.DEVICES)],
     Phase.STOPPED: [CampaignEnded(Ending.FAILED)],
 }
 
@@ -302,7 +331,7 @@ def test_a_payload_of_the_wrong_length_raises_and_changes_nothing() -> None:
 
 def test_another_layout_or_another_campaigns_state_cannot_start() -> None:
     with pytest.raises(LayoutError, match="traced 000000000000"):
-        DeviceRound(CAMPAIGN, "0" * 64, None, random.Random(1))
+        DeviceRound(CAMPAIGN, "0" * 64, None, random.Random(1), OneMessageSum)
     with pytest.raises(LocalProtocolError, match="given to campaign"):
         make_round(DeviceState("ff" * 16))
 

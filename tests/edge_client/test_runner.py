@@ -15,13 +15,13 @@ import pytest
 
 from prunefleet_edge.backoff import RetryPolicy
 from prunefleet_edge.device import Vote
-from prunefleet_edge.device_state import Contribution, DeviceState
+from prunefleet_edge.device_state import Contribution, DeviceState, Release
 from prunefleet_edge.egress import Egress, EgressRecord
 from prunefleet_edge.model_cache import FolderCache, ModelCache, NoCache
 from prunefleet_edge.runner import DeviceRunner
 from prunefleet_edge.store import MemoryDeviceStore
 from prunefleet_edge.verified_link import LinkLimits
-from prunefleet_shared.campaign import Campaign, Decision
+from prunefleet_shared.campaign import Campaign, Decision, PrivacyTerms
 from prunefleet_shared.documents import digest, sign_document
 from prunefleet_shared.errors import (
     CarrierError,
@@ -42,8 +42,6 @@ from prunefleet_shared.messages import (
     CampaignOffer,
     CheckIn,
     ComeBack,
-    Contribute,
-    ContributionCounted,
     Down,
     Ending,
     FetchModel,
@@ -55,6 +53,7 @@ from prunefleet_shared.messages import (
     Up,
 )
 from prunefleet_shared.metrics import OUTCOME_LANES, Outcome, read_outcome
+from prunefleet_shared.sum_messages import Contribute, ContributionCounted
 from prunefleet_shared.testing import (
     COORDINATOR_KEY,
     COORDINATOR_PUBLIC,
@@ -112,9 +111,9 @@ class LoggedStore(MemoryDeviceStore):
         super().__init__()
         self.log = log
 
-    def save(self, state: DeviceState) -> None:
+    def save(self, state: DeviceState, release: Release | None = None) -> None:
         self.log.append("save")
-        super().save(state)
+        super().save(state, release)
 
 
 class Bench:
@@ -130,7 +129,7 @@ class Bench:
         self.limits = LinkLimits()
         self.cache: ModelCache = NoCache()
         self.audit: Callable[[EgressRecord], None] = lambda record: self.log.append(record.kind)
-        self.check_policy: Callable[[Campaign], None] = lambda campaign: None
+        self.check_policy: Callable[[Campaign, int], None] = lambda _campaign, _num_released: None
 
     def run(self) -> Ending:
         runner = DeviceRunner(
@@ -177,14 +176,13 @@ def test_lost_answers_are_asked_for_again() -> None:
             LOST,
             VOTE_TO,
             LOST,
-            VOTE_TO,
             reject(RejectReason.DUPLICATE),
             CampaignEnded(Ending.COMPLETED),
         ]
     )
     assert bench.run() is Ending.COMPLETED
     kinds = [type(message) for message in bench.link.sent]
-    assert kinds == [GetCampaign] * 3 + [CheckIn] * 2 + [Contribute, CheckIn, Contribute, CheckIn]
+    assert kinds == [GetCampaign] * 3 + [CheckIn] * 2 + [Contribute, Contribute, CheckIn]
     first, second = (message for message in bench.link.sent if isinstance(message, Contribute))
     assert first == second
     assert bench.log.count("vote") == 1
@@ -212,7 +210,7 @@ def test_a_tampered_store_says_nothing() -> None:
     bench = Bench([OFFER])
     first = Bench([OFFER, VOTE_TO, counted, CampaignEnded(Ending.COMPLETED)])
     saved: list[DeviceState] = []
-    first.store.save = saved.append  # type: ignore[method-assign]
+    first.store.save = lambda state, _release: saved.append(state)  # type: ignore[method-assign]
     first.run()
     said = saved[0].contribution
     assert said is not None
@@ -240,12 +238,14 @@ def offer(**changes: Any) -> CampaignOffer:
         ([OFFER, FORGED_SLIM_BASE], RejectReason.BAD_SIGNATURE),
         ([OFFER, OTHER_KIND], RejectReason.BAD_SIGNATURE),
         ([offer(device_class="doorbell")], RejectReason.WRONG_CAMPAIGN),
-        ([offer(privacy_mode="sum")], RejectReason.WRONG_CAMPAIGN),
+        ([offer(privacy=PrivacyTerms("homomorphic", 1))], RejectReason.WRONG_CAMPAIGN),
         ([offer(levels=())], RejectReason.WRONG_CAMPAIGN),
         ([offer(levels=CAMPAIGN.levels * 5)], RejectReason.WRONG_CAMPAIGN),
         ([Stored()], RejectReason.MALFORMED),
         ([OFFER, Stored()], RejectReason.MALFORMED),
         ([OFFER, VOTE_TO, CampaignEnded(Ending.COMPLETED)], RejectReason.MALFORMED),
+        ([OFFER, VOTE_TO, VOTE_TO], RejectReason.MALFORMED),
+        ([OFFER, ContributionCounted(VOTE_TO.session_id)], RejectReason.MALFORMED),
         ([OFFER, reject(RejectReason.WRONG_LAYOUT)], RejectReason.WRONG_LAYOUT),
         ([reject(RejectReason.STRANGER)], RejectReason.STRANGER),
     ],
@@ -476,8 +476,8 @@ def test_what_was_said_in_other_campaigns_is_forgotten() -> None:
 
 
 def test_a_campaign_against_the_owners_policy_is_left_alone() -> None:
-    def refuse(campaign: Campaign) -> None:
-        raise ConfigError(f"{campaign.privacy_mode} is not private")
+    def refuse(campaign: Campaign, _num_released: int) -> None:
+        raise ConfigError(f"{campaign.privacy.mode} is not private")
 
     bench = Bench([OFFER])
     bench.check_policy = refuse
@@ -489,10 +489,10 @@ def test_a_campaign_against_the_owners_policy_is_left_alone() -> None:
 @pytest.mark.parametrize(("script", "work"), [([OFFER, VOTE_TO], "vote"), ([OFFER, OUTCOME_TO], "outcome")])
 def test_what_cannot_be_saved_is_not_sent(script: list[Answer], work: str) -> None:
     class FullStore(LoggedStore):
-        def save(self, state: DeviceState) -> None:
+        def save(self, state: DeviceState, release: Release | None = None) -> None:
             if state.contribution is not None:
                 raise ConfigError("database or disk is full")
-            super().save(state)
+            super().save(state, release)
 
     bench = Bench(script)
     bench.store = FullStore(bench.log)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prunefleet_edge.device_state import Contribution, DeviceState
+from prunefleet_edge.device_state import Contribution, DeviceState, Release
 from prunefleet_edge.store import DeviceStore, MemoryDeviceStore, SqliteDeviceStore
 from prunefleet_shared.errors import ConfigError, LocalProtocolError
 from prunefleet_shared.messages import SessionKind
@@ -17,6 +17,8 @@ from prunefleet_shared.messages import SessionKind
 CAMPAIGN, OTHER = "c0" * 16, "d1" * 16
 PAYLOAD_HEX = "feedfacecafebeef" * 8
 VOTE = Contribution(SessionKind.VOTE, 0, "", "ab" * 16, 1, PAYLOAD_HEX)
+FIRST, SECOND = Release(("a", "b", "c")), Release(("c", "d", "e"))
+SPENT = DeviceState(CAMPAIGN, spent=("vote",))
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -66,6 +68,67 @@ def test_what_was_said_elsewhere_is_forgotten_and_never_said_again(store: Device
     assert store.load(CAMPAIGN) == here
     assert store.load(OTHER) == DeviceState(OTHER, spent=("outcome/0", "vote"))
     assert store.load("e2" * 16) == DeviceState("e2" * 16)
+
+
+def test_releases_are_kept_in_their_order_whatever_campaign_and_network_they_were_of(store: DeviceStore) -> None:
+    assert store.releases() == ()
+    store.save(SPENT, FIRST)
+    store.save(DeviceState(OTHER, spent=("vote",)), SECOND)
+    store.save(DeviceState("e2" * 16, spent=("vote",)), Release(("x", "y", "z")))
+    store.save(SPENT.closing("outcome/0"))
+    store.forget_others("e2" * 16)
+    assert store.releases() == (frozenset("abc"), frozenset("cde"), frozenset("xyz"))
+
+
+def test_a_release_of_a_state_that_is_refused_is_not_kept(store: DeviceStore) -> None:
+    store.save(SPENT)
+    with pytest.raises(LocalProtocolError, match="stays spent"):
+        store.save(DeviceState(CAMPAIGN), FIRST)
+    assert store.releases() == ()
+
+
+def test_releases_survive_the_process(tmp_path: Path) -> None:
+    store = SqliteDeviceStore(tmp_path / "device.db")
+    store.save(SPENT, FIRST)
+    store.close()
+    again = SqliteDeviceStore(tmp_path / "device.db")
+    again.save(DeviceState(OTHER, spent=("vote",)), SECOND)
+    assert again.releases() == (frozenset("abc"), frozenset("cde"))
+    again.close()
+
+
+@pytest.mark.parametrize("table", ["device_state", "release"])
+def test_state_and_release_are_written_together_or_not_at_all(tmp_path: Path, table: str) -> None:
+    """A trigger makes the write to either table fail, as a disk may at any page."""
+    store = SqliteDeviceStore(tmp_path / "device.db")
+    before = DeviceState(CAMPAIGN, contribution=VOTE)
+    store.save(before)
+    fail = "BEGIN SELECT RAISE(ABORT, 'a bad block'); END"
+    store._connection.execute(f"CREATE TRIGGER bad_block BEFORE INSERT ON {table} {fail}")
+    with pytest.raises(ConfigError, match="a bad block"):
+        store.save(before.closing("vote"), FIRST)
+    assert store.load(CAMPAIGN) == before
+    assert store.releases() == ()
+    store._connection.execute("DROP TRIGGER bad_block")
+    store.save(before.closing("vote"), FIRST)
+    assert (store.load(CAMPAIGN), store.releases()) == (SPENT, (frozenset("abc"),))
+    store.close()
+
+
+def test_a_file_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
+    """Made by hand as it was before sums were private: states, no releases."""
+    state = DeviceState(CAMPAIGN, spent=("outcome/0",), contribution=VOTE)
+    connection = sqlite3.connect(tmp_path / "device.db", isolation_level=None)
+    connection.execute("CREATE TABLE device_state (campaign_id TEXT PRIMARY KEY, document BLOB NOT NULL) STRICT")
+    connection.execute("INSERT INTO device_state VALUES (?, ?)", (CAMPAIGN, state.to_bytes()))
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    store = SqliteDeviceStore(tmp_path / "device.db")
+    assert (store.load(CAMPAIGN), store.releases()) == (state, ())
+    store.save(state.closing("vote"), FIRST)
+    assert store.releases() == (frozenset("abc"),)
+    assert store._connection.execute("PRAGMA user_version").fetchone() == (2,)
+    store.close()
 
 
 def test_what_was_forgotten_leaves_no_trace_on_the_disk(tmp_path: Path) -> None:

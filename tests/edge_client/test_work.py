@@ -30,7 +30,7 @@ from prunefleet_edge.work import (
     prepare_vote,
     save_weights,
 )
-from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision
+from prunefleet_shared.campaign import PLAIN, Campaign, CohortPolicy, Decision, PrivacyTerms
 from prunefleet_shared.errors import InputError, LayoutError
 from prunefleet_shared.lanes import pack, unpack
 from prunefleet_shared.layout import ChannelGroup, Layout, option_for_width
@@ -58,6 +58,7 @@ def campaign_of(text: str) -> tuple[Campaign, bytes]:
         cohort=cohort,
         decision_key=COORDINATOR_PUBLIC,
         slim_base_key=TRAINER_PUBLIC,
+        privacy=PrivacyTerms(PLAIN, 1),
     )
     return campaign, files.weights
 
@@ -272,14 +273,15 @@ def test_the_own_choice_costs_no_more_than_it_may(level: int) -> None:
 
 @pytest.mark.parametrize("num", [24, 120], ids=["cross-fitted", "split"])
 @pytest.mark.parametrize("accepted", [True, False], ids=["fleet", "own"])
-def test_what_is_kept_costs_no_more_than_the_decision(
+def test_what_is_kept_costs_no_more_than_the_levels_budget(
     num: int, accepted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The verdict is forced, so that both candidates are seen."""
     monkeypatch.setattr(work, "compare", lambda *_losses: Verdict(accepted, 0.0, 0.0))
     done = personalise(CAMPAIGN, DECISION, BASE, SLIM_BASE, samples(num), OPTIONS)
     assert done.verdict.accepted is accepted
-    assert count_macs(done.kept, example_input(SPEC)) <= DECISION.cost
+    most = DECISION.cost if accepted else CAMPAIGN.levels[DECISION.level].budget
+    assert count_macs(done.kept, example_input(SPEC)) <= most
     if done.verdict.accepted:
         assert widths_of(done.kept) == DECISION.widths
     assert not done.kept.training

@@ -18,7 +18,7 @@ from prunefleet_edge.models import build, parse_spec
 from prunefleet_edge.network_file import load_kept
 from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.work_process import Worker, WorkSetup
-from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision
+from prunefleet_shared.campaign import PLAIN, Campaign, CohortPolicy, Decision, PrivacyTerms
 from prunefleet_shared.errors import ConfigError
 from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign
 from prunefleet_trainer.public import fresh, read_base, retrain_slim_base, train_base
@@ -71,6 +71,7 @@ def campaign_of(made: BaseFiles) -> Campaign:
         cohort=CohortPolicy(size=1, quorum=1, deadline_ms=60_000),
         decision_key=b"",
         slim_base_key=b"",
+        privacy=PrivacyTerms(PLAIN, 1),
     )
 
 

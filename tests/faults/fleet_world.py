@@ -1,24 +1,9 @@
 """A whole fleet in one thread: real coordinator, real devices, in-memory lines that break where the ops say.
 
-**A run fails when**
-- a closed sum holds a lane above 1: every device's contribution is one-hot in a lane of its own, so somebody was
-  counted twice;
-- the ones of a closed sum are not exactly its contributors, or a device that was told "counted" in the session that
-  closed is not among them: somebody was lost;
-- a device said two different things in one round, or spoke in two sessions of one attempt, or in a round after a later
-  one had begun;
-- a stranger got into a sum;
-- more devices were invited to a session than over-selection allows, or more were counted than the cohort has;
-- a session was opened while the campaign was paused; anybody was invited or counted after it was stopped; anybody was
-  told another ending than the one in the store;
-- the campaign does not complete within a simulated day (unless it was stopped), or everything waits for something that
-  never comes.
+What must hold whatever happens is in ``fleet_checks`` and ``sum_watch``.
 
-**Not a failure**: a session given up below quorum (the next attempt does it); a device left out of a cohort or a sum; a
-vote computed twice, as long as only one ever left; messages turned down as late, duplicate or of an unknown session; a
-device that was restarted after the end, and waits for the next campaign.
-
-**Known nondeterminism**: none. One thread, simulated time, seeded jitter, numbered session ids, fixed keys.
+**Known nondeterminism**: none, but for the order of rosters, which follows from certificates made anew in each process.
+One thread, simulated time, seeded jitter, numbered session ids, fixed keys.
 """
 
 from __future__ import annotations
@@ -27,14 +12,13 @@ import asyncio
 import itertools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 from fault_ops import (
     AdvanceTime,
-    CrashAtSave,
     Duplicate,
     Late,
     LoseRequest,
@@ -45,24 +29,22 @@ from fault_ops import (
     Reorder,
     RestartCoordinator,
     RestartDevice,
-    SaveFails,
     SaveOp,
     StopCampaign,
     Stranger,
 )
+from fleet_checks import check_world
+from fleet_members import MIN_DEVICES, members, membership
+from fleet_parts import FaultyStore, Killed, OneHotWork
+from sum_watch import SumWatch, WatchedStore
 
 from prunefleet_coordinator.campaigns import Campaigns
-from prunefleet_coordinator.state import ENDINGS, ClosedRound, Snapshot
-from prunefleet_coordinator.store import MemoryStore, StoredCampaign
-from prunefleet_edge.device import Vote
-from prunefleet_edge.device_state import lane_table, round_key
+from prunefleet_coordinator.state import ENDINGS, ClosedRound
 from prunefleet_edge.egress import Egress
 from prunefleet_edge.runner import DeviceRunner
-from prunefleet_edge.store import MemoryDeviceStore
-from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision
-from prunefleet_shared.documents import SignedDocument, digest, open_document, sign_document
-from prunefleet_shared.errors import CarrierError, ConfigError, RemoteProtocolError
-from prunefleet_shared.masks import grade_layout
+from prunefleet_shared.campaign import PLAIN, SUM, CohortPolicy, Decision, PrivacyTerms
+from prunefleet_shared.documents import digest, open_document, sign_document
+from prunefleet_shared.errors import CarrierError, RemoteProtocolError
 from prunefleet_shared.messages import (
     AwaitDecision,
     CampaignEnded,
@@ -80,10 +62,10 @@ from prunefleet_shared.messages import (
     SessionKind,
     StartCampaign,
     Stored,
+    SumUp,
     Up,
     UploadModel,
 )
-from prunefleet_shared.metrics import GAIN_EDGES, Outcome
 from prunefleet_shared.testing import (
     COORDINATOR_KEY,
     COORDINATOR_PUBLIC,
@@ -96,7 +78,7 @@ from prunefleet_shared.testing import (
 )
 
 A_DAY_S = 24 * 3600.0
-WORK_S = 5.0  # of the first device; the others take longer, so that faults fall between their contributions
+STAGE_S = 20
 MAX_DEVICES = 8  # as many as a width vote has options: one lane each
 
 
@@ -109,81 +91,12 @@ class Fleet:
     quorum: int = 2
     deadline_s: int = 60
     overselection_permille: int = 1000
+    mode: str = PLAIN
 
-
-class OneHotWork:
-    """Device ``index`` votes for option ``index`` everywhere, and reports a gain in bin ``index``.
-
-    The grades depend on how often it was asked, so that a vote computed again is a vote that differs.
-    """
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.rng = random.Random(index)
-
-    async def layout_fingerprint(self, campaign: Campaign, base: bytes) -> str:
-        assert base == TINY_BASE
-        return campaign.layout.fingerprint()
-
-    async def prepare_vote(self, campaign: Campaign, base: bytes) -> Vote:
-        await asyncio.sleep(WORK_S * (1 + self.index))
-        scores = [self.rng.random() for _ in range(campaign.layout.num_channels)]
-        options = np.full((len(campaign.levels), len(campaign.layout.groups)), self.index, dtype=np.int64)
-        return Vote(grade_layout(campaign.layout, scores), options)
-
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
-        assert slim_base == tiny_slim_base(decision)[1]
-        await asyncio.sleep(WORK_S * (1 + self.index))
-        latency_ratio = self.rng.uniform(0.1, 1.0)  # differs whenever it is measured again
-        return Outcome(
-            finished=True, accepted=True, accuracy_gain=_gain_in_bin(self.index), latency_ratio=latency_ratio
-        )
-
-
-def _gain_in_bin(index: int) -> float:
-    return GAIN_EDGES[index] - 1e-6
-
-
-class Killed(Exception):  # noqa: N818 - no error: it unwinds a coordinator that has just died
-    """The coordinator died here."""
-
-
-class FaultyStore(MemoryStore):
-    """A store whose saves fail, or are the last thing a coordinator does, as the ops say."""
-
-    def __init__(self, ops: Sequence[SaveOp], kill: Callable[[], None]) -> None:
-        super().__init__()
-        self.ops = {op.n: op for op in ops}
-        self.kill = kill
-        self.num_saves = 0
-        self.is_saving = False
-
-    def save_campaign(self, campaign: StoredCampaign, signed: SignedDocument) -> None:
-        if campaign not in self.list_campaigns():  # a restart enters it again, which changes nothing
-            self._save(lambda: super(FaultyStore, self).save_campaign(campaign, signed))
-
-    def save_snapshot(self, snapshot: Snapshot, signed: SignedDocument | None = None) -> None:
-        self._save(lambda: super(FaultyStore, self).save_snapshot(snapshot, signed))
-
-    def save_closing(self, closed: ClosedRound, snapshot: Snapshot, signed: SignedDocument | None = None) -> None:
-        self._save(lambda: super(FaultyStore, self).save_closing(closed, snapshot, signed))
-
-    def _save(self, save: Callable[[], None]) -> None:
-        if self.is_saving:  # a save made of saves is one transaction
-            save()
-            return
-        op = self.ops.get(self.num_saves)
-        self.num_saves += 1
-        if isinstance(op, SaveFails) and not op.is_stored:
-            raise ConfigError("disk full")
-        self.is_saving = True
-        save()
-        self.is_saving = False
-        if isinstance(op, SaveFails):
-            raise ConfigError("the disk did not answer")
-        if isinstance(op, CrashAtSave):
-            self.kill()
-            raise Killed
+    @property
+    def fewest(self) -> int:
+        """Devices without which there is no sum."""
+        return self.quorum if self.mode == PLAIN else max(self.quorum, MIN_DEVICES)
 
 
 class PeerLink:
@@ -208,9 +121,11 @@ class World:
             fleet.quorum,
             fleet.deadline_s * 1000,
             max_attempts=5 + 3 * len(ops),
+            stage_ms=STAGE_S * 1000,
             overselection_permille=fleet.overselection_permille,
         )
-        self.campaign = tiny_campaign(cohort=policy)
+        privacy = PrivacyTerms(fleet.mode, MIN_DEVICES if fleet.mode == SUM else 1)
+        self.campaign = tiny_campaign(cohort=policy, privacy=privacy)
         self.ops: dict[Nth, list[Op]] = defaultdict(list)
         for op in ops:
             if not isinstance(op, SaveOp):
@@ -219,7 +134,8 @@ class World:
         self.session_ids = itertools.count(1)
         self.store = FaultyStore([op for op in ops if isinstance(op, SaveOp)], self.restart_coordinator)
         self.works = [OneHotWork(i) for i in range(fleet.devices)]
-        self.device_stores = [MemoryDeviceStore() for _ in range(fleet.devices)]
+        self.watch = SumWatch()
+        self.device_stores = [WatchedStore(partial(self._spent, f"device-{i}")) for i in range(fleet.devices)]
         self.device_tasks: dict[int, asyncio.Task[Ending]] = {}
         self.devices: dict[int, DeviceRunner] = {}
         self.handling: set[asyncio.Task[Down]] = set()
@@ -245,6 +161,8 @@ class World:
             signing_key=COORDINATOR_KEY,
             clock=self.clock,
             new_session_id=lambda: f"{next(self.session_ids):032x}",
+            members=members(),
+            allow_plain=True,
         )
         self.coordinator_task = asyncio.create_task(self.coordinator.run())
         self.coordinator_task.add_done_callback(self._look_for_bugs)
@@ -276,6 +194,7 @@ class World:
             sleep=self.clock.sleep,
             rng=random.Random(self.restarts),
             on_state=lambda words: None,
+            membership=membership(f"device-{index}", self.restarts) if self.fleet.mode == SUM else None,
         )
         self.devices[index] = runner
         self.device_tasks[index] = asyncio.create_task(runner.run())
@@ -374,8 +293,8 @@ class World:
     async def carry(self, peer: Peer, message: Up) -> Down:
         """Bring a message to the coordinator and its answer back, as far as the ops let it."""
         ops = self._ops_for(type(message))
-        if isinstance(message, Contribute):
-            self.said.append((peer.peer_id, message.session_id, message.payload))
+        if isinstance(message, SumUp):
+            self._note_said(peer.peer_id, message)
         await self._before(ops)
         lost = any(isinstance(op, LoseRequest) for op in ops)
         answer: Down | RemoteProtocolError | None = None
@@ -389,6 +308,19 @@ class World:
         if isinstance(answer, RemoteProtocolError):
             raise answer
         return answer
+
+    def _note_said(self, device: str, message: SumUp) -> None:
+        """What a device says in a sum, and, when it contributes, what it means to say: masked, its store knows."""
+        state = self.device_stores[int(device.removeprefix("device-"))].load(self.campaign.campaign_id)
+        self.watch.note(device, message, self.invitations[message.session_id], state)
+        if isinstance(message, Contribute):
+            is_plain = self.fleet.mode == PLAIN
+            meant = message.payload if is_plain else state.contribution.payload if state and state.contribution else b""
+            self.said.append((device, message.session_id, meant))
+
+    def _spent(self, device: str, key: str) -> None:
+        if self.ending is None:  # at the end, all rounds are
+            self.watch.spent[key].add(device)
 
     def _ops_for(self, kind: type[Up]) -> list[Op]:
         anyone, of_kind = Nth(self.num_calls[None]), Nth(self.num_calls[kind], kind)
@@ -471,23 +403,9 @@ class World:
 
     async def _intrude(self) -> None:
         session = self.invitations[self.last_session_id]
-        payload = bytes(lane_table(self.campaign, session.kind).packed_bytes)
+        payload = bytes(self.campaign.lanes_of(session.kind).packed_bytes)
         answer = await self._handle(Peer("stranger", Role.DEVICE), Contribute(session.session_id, payload))
         assert not isinstance(answer, ContributionCounted), "a stranger was counted"
-
-    # --- what must hold -------------------------------------------------------------------------------------------
-
-    def check(self) -> None:
-        """Raise AssertionError for the first failure condition met."""
-        assert not self.bugs, self.bugs
-        assert self.ending is (Ending.STOPPED if self.is_stopped else Ending.COMPLETED)
-        for session_id, devices in self.invited.items():
-            assert len(devices) <= self.campaign.cohort.max_invited, f"{len(devices)} were invited to {session_id}"
-        closed_rounds = self.closed_rounds()
-        assert self.is_stopped or len(closed_rounds) == 1 + len(self.campaign.levels), "a round was never closed"
-        for closed in closed_rounds:
-            self._check_sum(closed)
-        self._check_what_was_said()
 
     def closed_rounds(self) -> list[ClosedRound]:
         """The sums in the store, the vote's first."""
@@ -495,38 +413,10 @@ class World:
         stored = [self.store.load_closed(self.campaign.campaign_id, kind, level) for kind, level in rounds]
         return [closed for closed in stored if closed is not None]
 
-    def _check_sum(self, closed: ClosedRound) -> None:
-        key, names = round_key(closed.kind, closed.level), set(closed.contributors)
-        for block, lanes in lane_table(self.campaign, closed.kind).split(closed.total.lanes).items():
-            if block.startswith("width/") or block == "accuracy_gain":
-                assert lanes.max() <= 1, f"{key}: somebody was counted twice in {block}: {lanes}"
-                seen = {f"device-{i}" for i in np.flatnonzero(lanes)}
-                assert seen == names, f"{key}: {block} says {sorted(seen)}, contributors {sorted(names)}"
-        assert self.fleet.quorum <= closed.total.num_devices == len(closed.contributors) <= self.fleet.cohort
-        told = {device for device, session in self.counted if session == closed.session_id}
-        assert told <= names, f"{key}: {sorted(told - names)} were told that they counted, and did not"
-
-    def _check_what_was_said(self) -> None:
-        payloads: dict[tuple[str, str], set[bytes]] = defaultdict(set)
-        sessions: dict[tuple[str, str, int], set[str]] = defaultdict(set)
-        latest: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-        for device, session_id, payload in self.said:
-            to = self.invitations[session_id]
-            key = round_key(to.kind, to.level)
-            payloads[device, key].add(payload)
-            sessions[device, key, to.attempt].add(session_id)
-            place = (int(to.kind), to.level)
-            assert place >= latest[device], f"{device} spoke in {key} after a later round had begun"
-            latest[device] = place
-        for (device, key), different in payloads.items():
-            assert len(different) == 1, f"{device} said {len(different)} different things in {key}"
-        for (device, key, attempt), spoken_to in sessions.items():
-            assert len(spoken_to) == 1, f"{device} spoke to {len(spoken_to)} sessions of attempt {attempt} of {key}"
-
 
 def run_world(ops: Sequence[Op], fleet: Fleet | None = None) -> World:
     """Run a campaign under ``ops`` and check it; returns the world for further questions."""
     world = World(fleet or Fleet(), ops)
     run_simulated(world.run(), world.clock)
-    world.check()
+    check_world(world)
     return world

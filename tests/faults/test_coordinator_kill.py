@@ -19,7 +19,6 @@ from killable_coordinator import COHORT, QUORUM, KillWorld
 
 from prunefleet_coordinator.state import ClosedRound
 from prunefleet_coordinator.store import SqlStore
-from prunefleet_edge.device_state import lane_table
 from prunefleet_shared.campaign import Campaign
 from prunefleet_shared.lanes import unpack
 from prunefleet_shared.messages import Ending, SessionKind
@@ -69,7 +68,7 @@ def check_campaign(world: KillWorld, campaign: Campaign, store: SqlStore) -> Non
 
 def check_sum(world: KillWorld, campaign: Campaign, closed: ClosedRound) -> None:
     """The stored sum is that of exactly one contribution from each of its contributors."""
-    table = lane_table(campaign, closed.kind)
+    table = campaign.lanes_of(closed.kind)
     payloads = [world.said[name, closed.session_id] for name in closed.contributors]
     assert all(len(different) == 1 for different in payloads), "a device said two things in one session"
     expected = sum(unpack(table, payload) for different in payloads for payload in different)

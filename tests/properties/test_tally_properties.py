@@ -8,21 +8,26 @@ from hypothesis import strategies as st
 
 from prunefleet_coordinator.aggregation import decide
 from prunefleet_coordinator.testing import random_vote, small_campaign, vote_payload, vote_vector
-from prunefleet_shared.campaign import Level
+from prunefleet_coordinator.totals import total_of
+from prunefleet_shared.campaign import CohortPolicy, Level
 from prunefleet_shared.lanes import pack
 from prunefleet_shared.layout import option_for_width, width_options
 from prunefleet_shared.masks import grade_layout
-from prunefleet_shared.private_sum import open_coordinator_sum
+from prunefleet_shared.messages import SessionKind
+from prunefleet_shared.private_sum import SessionFacts, open_coordinator_sum
+from prunefleet_shared.sum_messages import Contribute
 
 CAMPAIGN = small_campaign()
 SEEDS = st.lists(st.integers(0, 10**6), min_size=1, max_size=8)
 
 
-def summed(payloads):
-    cohort_sum = open_coordinator_sum(CAMPAIGN.privacy_mode, CAMPAIGN.vote_lanes)
+def summed(payloads, campaign=CAMPAIGN):
+    cohort = CohortPolicy(size=len(payloads), quorum=1, deadline_ms=1)
+    facts = SessionFacts("aa", SessionKind.VOTE, 0, 1)
+    cohort_sum = open_coordinator_sum(replace(campaign, cohort=cohort), facts, None)
     for device, payload in payloads:
-        cohort_sum.receive(f"device-{device}", payload)
-    return cohort_sum.close()
+        cohort_sum.receive(f"device-{device}", Contribute("aa", payload))
+    return total_of(campaign, SessionKind.VOTE, cohort_sum)
 
 
 @given(SEEDS, st.randoms(use_true_random=False))
@@ -50,10 +55,7 @@ def test_a_unanimous_fleet_gets_the_widths_and_the_channels_it_voted_for(data, n
     widths = [data.draw(st.integers(1, group.num_channels)) for group in groups]
     campaign = replace(CAMPAIGN, levels=(Level(1000, CAMPAIGN.cost_table.cost(CAMPAIGN.layout.dense_widths)),))
     vote = pack(campaign.vote_lanes, vote_vector(campaign, scores, [widths]))
-    cohort_sum = open_coordinator_sum(campaign.privacy_mode, campaign.vote_lanes)
-    for device in range(num_devices):
-        cohort_sum.receive(f"device-{device}", vote)
-    decision = decide(campaign, cohort_sum.close(), 0)
+    decision = decide(campaign, summed([(device, vote) for device in range(num_devices)], campaign), 0)
 
     voted = [
         width_options(g.num_channels)[option_for_width(w, g.num_channels)] for g, w in zip(groups, widths, strict=True)

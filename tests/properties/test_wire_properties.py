@@ -51,6 +51,19 @@ from prunefleet_shared.messages import (
     Stored,
     UploadModel,
 )
+from prunefleet_shared.sum_messages import (
+    Advertise,
+    CertificateList,
+    Confirmations,
+    ConfirmSurvivors,
+    FetchCertificates,
+    PeerShares,
+    Roster,
+    RosterEntry,
+    ShareKeys,
+    Survivors,
+    Unmask,
+)
 from prunefleet_shared.wire_limits import MAX_MODEL_BYTES
 
 
@@ -71,7 +84,25 @@ some_bytes = st.binary(min_size=1, max_size=300)
 classes = st.text("abcxyz019-", min_size=1, max_size=32)
 names = st.text("abcxyz019-", min_size=1, max_size=64)
 roles = st.sampled_from([Role.DEVICE, Role.TRAINER, Role.OPERATOR, Role.COORDINATOR])
+entries = st.builds(RosterEntry, fixed(32), fixed(32), fixed(32), fixed(64))
+member_sets = st.binary(min_size=1, max_size=125)
+
+
+@st.composite
+def per_member(draw, message, *pieces, has_session=False):
+    """A message of a member set and, for each field, so many bytes for each member (a field may leave one out)."""
+    members = draw(st.binary(min_size=1, max_size=3).filter(any))
+    num_members = int.from_bytes(members).bit_count()
+    fields = [draw(fixed(num_bytes * (num_members - left_out))) for num_bytes, left_out in pieces]
+    return message(*([draw(ids)] if has_session else []), members, *fields)
+
+
 ups = st.one_of(
+    st.builds(Advertise, ids, st.lists(some_bytes, min_size=1, max_size=2).map(tuple), entries, fixed(32)),
+    st.builds(FetchCertificates, ids, st.lists(fixed(32), min_size=1, max_size=20).map(tuple)),
+    st.builds(ShareKeys, ids, st.integers(1, 5).flatmap(lambda n: fixed(80 * n)), fixed(64)),
+    st.builds(ConfirmSurvivors, ids, fixed(64)),
+    per_member(Unmask, (32, 0), has_session=True),
     st.builds(GetCampaign, classes),
     st.builds(CheckIn, ids, digests, st.sampled_from(Readiness)),
     st.builds(Contribute, ids, some_bytes),
@@ -145,6 +176,9 @@ statuses = st.builds(
 FLEET, TRAINER, OPERATOR, ENROLMENT, AUTHORITY = (
     f"/prunefleet.v1.{name}/" for name in ("Fleet", "Trainer", "Operator", "Enrolment", "Authority")
 )
+STAGES = [
+    FLEET + name for name in ("Advertise", "FetchCertificates", "ShareKeys", "Contribute", "ConfirmSurvivors", "Unmask")
+]
 downs = st.one_of(
     st.tuples(st.just(FLEET + "GetCampaign"), st.builds(CampaignOffer, documents)),
     st.tuples(st.just(ENROLMENT + "GetAuthority"), st.builds(AuthorityOffer, some_bytes, st.integers(0, 2**64 - 1))),
@@ -159,7 +193,18 @@ downs = st.one_of(
         st.builds(FleetStatus, st.lists(statuses, max_size=3).map(tuple), numbers, st.booleans()),
     ),
     st.tuples(st.just(FLEET + "CheckIn"), invitations | waits),
-    st.tuples(st.just(FLEET + "Contribute"), st.builds(ContributionCounted, ids)),
+    st.tuples(st.just(FLEET + "Contribute"), st.builds(Survivors, member_sets)),
+    st.tuples(st.sampled_from([FLEET + "Contribute", FLEET + "Unmask"]), st.builds(ContributionCounted, ids)),
+    st.tuples(st.just(FLEET + "Advertise"), st.builds(Roster, st.lists(entries, min_size=2, max_size=5).map(tuple))),
+    st.tuples(
+        st.just(FLEET + "FetchCertificates"),
+        st.builds(
+            CertificateList, st.lists(some_bytes, min_size=1, max_size=5).map(tuple), st.lists(some_bytes).map(tuple)
+        ),
+    ),
+    st.tuples(st.just(FLEET + "ShareKeys"), per_member(PeerShares, (80, 1), (64, 0))),
+    st.tuples(st.just(FLEET + "ConfirmSurvivors"), per_member(Confirmations, (64, 0))),
+    st.tuples(st.sampled_from(STAGES), st.builds(ComeBack, numbers, st.sampled_from(Awaited))),
     st.tuples(st.just(FLEET + "FetchModel"), st.builds(ModelChunk, totals, some_bytes)),
     st.tuples(st.just(TRAINER + "AwaitDecision"), st.builds(DecisionOffer, documents, documents) | waits),
     st.tuples(st.sampled_from([TRAINER + "UploadModel", TRAINER + "PublishSlimBase"]), st.just(Stored())),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FieldDescriptor as Field
 
 from prunefleet_shared import wire
 from prunefleet_shared import wire_limits as limits
@@ -118,15 +119,22 @@ def test_every_rpc_has_its_own_request_and_response():
             assert (rpc.input_type.name, rpc.output_type.name) == (f"{rpc.name}Request", f"{rpc.name}Response")
 
 
+def fields_in(descriptor):
+    """Every field of a message, and of the messages in it."""
+    for field in descriptor.fields:
+        yield field
+        if field.message_type is not None:
+            yield from fields_in(field.message_type)
+
+
 def test_the_one_string_a_device_sends_is_its_class():
     """'The one string it sends is the name of its device class'."""
     service = descriptor_pool.Default().FindServiceByName("prunefleet.v1.Fleet")
-    strings = [f.name for rpc in service.methods for f in rpc.input_type.fields if f.type == f.TYPE_STRING]
-    messages = [f.name for rpc in service.methods for f in rpc.input_type.fields if f.message_type is not None]
-    floats = [
-        f.name for rpc in service.methods for f in rpc.input_type.fields if f.type in (f.TYPE_FLOAT, f.TYPE_DOUBLE)
-    ]
-    assert (strings, messages, floats) == (["device_class"], [], [])
+    fields = [field for rpc in service.methods for field in fields_in(rpc.input_type)]
+    assert [f.name for f in fields if f.type == f.TYPE_STRING] == ["device_class"]
+    assert [f.message_type.name for f in fields if f.message_type is not None] == ["RosterEntry"]
+    kinds = (Field.TYPE_STRING, Field.TYPE_MESSAGE, Field.TYPE_BYTES, Field.TYPE_ENUM, Field.TYPE_UINT64)
+    assert {f.type for f in fields} == {*kinds}
 
 
 def test_reject_reasons_have_the_numbers_of_the_proto():

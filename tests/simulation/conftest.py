@@ -1,8 +1,13 @@
-"""A run made up from chosen numbers, with real campaigns, votes, sums and signatures; no torch."""
+"""A run made up from chosen numbers, with real campaigns, votes, sums and signatures; no torch.
+
+The folder is put on the path, so that its tests can share a world (importlib mode does not).
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +20,15 @@ from prunefleet_coordinator.report_parts import (
     round_of,
     setting_of,
 )
-from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision, Level, decision_fingerprint
+from prunefleet_shared.campaign import (
+    PLAIN,
+    Campaign,
+    CohortPolicy,
+    Decision,
+    Level,
+    PrivacyTerms,
+    decision_fingerprint,
+)
 from prunefleet_shared.documents import digest, sign_document
 from prunefleet_shared.lanes import grade_lane, width_lane
 from prunefleet_shared.layout import (
@@ -42,6 +55,7 @@ from prunefleet_simulation.results import (
     WireTotals,
 )
 
+sys.path.insert(0, str(Path(__file__).parent))
 PERMILLES = (500, 300)
 OFFSETS = {"dense": 0.05, "agnostic": -0.12, "agnostic_local": 0.0, "local": -0.06, "fleet": 0.04}
 
@@ -148,7 +162,7 @@ def _campaign(seed: int, layout: Layout, num_devices: int) -> Campaign:
     return Campaign(
         campaign_id=f"{seed:032x}",
         device_class="camera",
-        privacy_mode="plain",
+        privacy=PrivacyTerms(PLAIN, 1),
         model="resnet20",
         base_digest=digest(b"base"),
         layout=layout,

@@ -22,6 +22,11 @@ from prunefleet_trainer.public import fresh
 NUM_DIGITS = 1797
 
 
+def plain(**options: Any) -> Settings:
+    """Settings of a fleet of any size: no private sum, which wants eight devices."""
+    return Settings(privacy="plain", **options)
+
+
 def with_id(num: int, side: int = 8, channels: int = 1, start: int = 0) -> np.ndarray:
     """Images whose first two pixels say which one it is, so that nobody can have it unnoticed."""
     images = np.random.default_rng(start).integers(0, 256, (num, side, side, channels), dtype=np.uint8)
@@ -62,7 +67,7 @@ def pictures(*pools: Pool) -> list[bytes]:
 @pytest.mark.usefixtures("straight_cameras")
 @pytest.mark.parametrize("partition", ["classes", "classes:3", "dirichlet:2"])
 def test_no_image_of_the_digits_is_in_two_places(partition: str) -> None:
-    data = make_fleet_data(Settings(partition=partition), 1)
+    data = make_fleet_data(plain(partition=partition), 1)
     everything = pictures(data.public, *(pool for device in data.devices for pool in whole(device)))
     assert len(everything) == len(set(everything)), "public, own and report parts of all devices are disjoint"
     assert len(data.public) == NUM_DIGITS // 3
@@ -70,12 +75,12 @@ def test_no_image_of_the_digits_is_in_two_places(partition: str) -> None:
 
 @pytest.mark.usefixtures("straight_cameras")
 def test_every_digit_is_used_where_the_report_is_not_capped() -> None:
-    data = make_fleet_data(Settings(), 1)
+    data = make_fleet_data(plain(), 1)
     assert len(pictures(data.public, *(pool for device in data.devices for pool in whole(device)))) == NUM_DIGITS
 
 
 def test_a_device_has_few_images_of_a_few_classes() -> None:
-    data = make_fleet_data(Settings(), 3)
+    data = make_fleet_data(plain(), 3)
     assert len(data.devices) == 10
     for device in data.devices:
         assert len(device.own) == DIGITS.images_per_device == 40
@@ -87,29 +92,29 @@ def test_a_device_has_few_images_of_a_few_classes() -> None:
 
 
 def test_classes_come_in_proportion() -> None:
-    for device in make_fleet_data(Settings(), 4).devices:
+    for device in make_fleet_data(plain(), 4).devices:
         of_all = np.bincount(np.concatenate([device.own.labels, device.report.labels]), minlength=10)
         expected = 40 * of_all / of_all.sum()
         assert np.abs(np.bincount(device.own.labels, minlength=10) - expected).max() <= 1
 
 
 def test_images_per_device_and_devices_are_obeyed() -> None:
-    data = make_fleet_data(Settings(devices=4, images_per_device=11, partition="classes:3"), 1)
+    data = make_fleet_data(plain(devices=4, images_per_device=11, partition="classes:3"), 1)
     assert [len(device.own) for device in data.devices] == [11] * 4
     assert {len(np.unique(device.own.labels)) for device in data.devices} == {3}
 
 
 def test_the_seed_alone_decides() -> None:
-    settings = Settings(devices=4)
+    settings = plain(devices=4)
     one = make_fleet_data(settings, 1)
     assert same(one, make_fleet_data(settings, 1))
     assert not same(one, make_fleet_data(settings, 2))
 
 
 def test_each_device_has_a_camera_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    shifted = make_fleet_data(Settings(devices=4), 1)
+    shifted = make_fleet_data(plain(devices=4), 1)
     monkeypatch.setitem(PRESETS, "digits", replace(DIGITS, cameras=None))
-    straight = make_fleet_data(Settings(devices=4), 1)
+    straight = make_fleet_data(plain(devices=4), 1)
     assert same(replace(shifted, devices=()), replace(straight, devices=())), "the public part has none"
     brightness = []
     for mine, before in zip(shifted.devices, straight.devices, strict=True):
@@ -124,12 +129,12 @@ def test_too_many_devices_are_told_what_to_do() -> None:
     with pytest.raises(
         InputError, match=r"device \d+ would have \d+ images .*fewer than 500 devices, another partition"
     ):
-        make_fleet_data(Settings(devices=500), 1)
+        make_fleet_data(plain(devices=500), 1)
 
 
 def test_more_images_than_there_are_leaves_nothing_to_report_on() -> None:
     with pytest.raises(InputError, match="and 0 to report on"):
-        make_fleet_data(Settings(images_per_device=5000), 1)
+        make_fleet_data(plain(images_per_device=5000), 1)
 
 
 # --- data of one's own -----------------------------------------------------------------------------------------------
@@ -155,7 +160,7 @@ def unseen(num: int = 100, start: int = 400) -> dict[str, Any]:
 
 
 def own_data(data: str, **options: Any) -> Settings:
-    return Settings(
+    return plain(
         **{"preset": "images", "devices": 3, "partition": "classes:2", "images_per_device": 20} | options, data=data
     )
 

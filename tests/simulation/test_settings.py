@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from prunefleet_shared.campaign import PLAIN, SUM, SUM_DP, PrivacyTerms
 from prunefleet_shared.errors import ConfigError
+from prunefleet_shared.noise_terms import NoiseWish
 from prunefleet_simulation.presets import DIGITS, IMAGES
 from prunefleet_simulation.settings import Settings, load_settings
 
@@ -61,6 +63,11 @@ def test_nothing_given_is_the_demo() -> None:
         ({"images_per_device": 7}, ["images_per_device", "greater than or equal to 8", "got 7"]),
         ({"budget": "flops"}, ["budget", "'macs' or 'parameters'", "got 'flops'"]),
         ({"votes": "random"}, ["votes", "'taylor' or 'public_l1'", "got 'random'"]),
+        ({"devices": 7}, ["devices", "at least 8 devices, got 7", "lower min_devices", "privacy plain"]),
+        ({"devices": 12, "min_devices": 13}, ["devices", "at least 13 devices, got 12"]),
+        ({"min_devices": 2}, ["min_devices", "greater than or equal to 3", "got 2"]),
+        ({"epsilon": 0}, ["epsilon", "greater than 0", "got 0"]),
+        ({"privacy": "none"}, ["privacy", "'sum'", "'plain'", "got 'none'"]),
         ({"workers": 0}, ["workers", "greater than or equal to 1", "got 0"]),
         ({"workers": 65}, ["workers", "less than or equal to 64", "got 65"]),
     ],
@@ -120,14 +127,14 @@ def test_a_file_that_is_not_there_or_a_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_options_win_over_the_file(tmp_path: Path) -> None:
-    path = toml(tmp_path, 'devices = 4\nseeds = [7]\nlevels = [0.5]\nvotes = "public_l1"\n')
+    path = toml(tmp_path, 'devices = 4\nseeds = [7]\nlevels = [0.5]\nvotes = "public_l1"\nmin_devices = 6\n')
     settings = load_settings(path, {"devices": 6, "seeds": None, "levels": (0.3, 0.1)})
     assert (settings.devices, settings.seeds, settings.levels) == (6, (7,), (0.3, 0.1))
     assert settings.votes == "public_l1"
 
 
 def test_an_option_mends_a_bad_value_in_the_file(tmp_path: Path) -> None:
-    assert load_settings(toml(tmp_path, "devices = 1\n"), {"devices": 5}).devices == 5
+    assert load_settings(toml(tmp_path, "devices = 1\n"), {"devices": 8}).devices == 8
 
 
 def test_data_of_one_s_own_is_trained_as_images_unless_a_preset_was_named(tmp_path: Path) -> None:
@@ -139,3 +146,12 @@ def test_data_of_one_s_own_is_trained_as_images_unless_a_preset_was_named(tmp_pa
 def test_levels_are_thousandths_rounded_to_the_nearest() -> None:
     assert load_settings(None, {"levels": (0.2999999, 0.0016, 0.001)}).levels_permille[0] == 300
     assert load_settings(None, {"levels": (0.999, 0.001)}).levels_permille == (999, 1)
+
+
+def test_privacy_becomes_the_campaign_s_terms() -> None:
+    assert load_settings(None, {}).privacy_terms == PrivacyTerms(SUM, 8)
+    assert load_settings(None, {"devices": 3, "min_devices": 3}).privacy_terms == PrivacyTerms(SUM, 3)
+    assert load_settings(None, {"devices": 2, "privacy": "plain"}).privacy_terms == PrivacyTerms(PLAIN, 1)
+    assert load_settings(None, {"epsilon": 2.0}).noise is None
+    noisy = load_settings(None, {"privacy": "sum+dp", "epsilon": 2.0})
+    assert (noisy.privacy_terms, noisy.noise) == (PrivacyTerms(SUM_DP, 8), NoiseWish(2000, 6))

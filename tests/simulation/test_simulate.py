@@ -1,4 +1,6 @@
-"""A whole simulation, small but real: processes, gRPC, training. One run in worker processes, its repetition here."""
+"""A whole simulation, small but real: processes, gRPC, training, private sums. One run in worker processes, its
+repetition here, in mode plain.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ import torch
 from prunefleet_coordinator.archive import read_signed
 from prunefleet_coordinator.replay import replay
 from prunefleet_edge.recipes import Recipe
-from prunefleet_shared.campaign import Campaign
+from prunefleet_shared.campaign import PLAIN, SUM, Campaign, PrivacyTerms
 from prunefleet_shared.documents import read_document
 from prunefleet_shared.errors import InputError, ReplayError
 from prunefleet_simulation import simulate as simulate_module
@@ -41,7 +43,7 @@ TINY = replace(
     images_per_device=16,
     report_images=40,
 )
-NUM_DEVICES, LEVELS = 3, (0.5, 0.25)
+NUM_DEVICES, LEVELS = 4, (0.5, 0.25)
 NUM_SESSIONS = 1 + len(LEVELS)
 PRUNED = ("agnostic", "agnostic_local", "local", "fleet")
 
@@ -71,7 +73,8 @@ class Run:
 
 
 def play(out: Path, **options: Any) -> Run:
-    settings = Settings(out=out, workers=1, **({"devices": NUM_DEVICES, "levels": LEVELS, "seeds": (5,)} | options))
+    usual = {"devices": NUM_DEVICES, "min_devices": 3, "levels": LEVELS, "seeds": (5,)}
+    settings = Settings(out=out, workers=1, **(usual | options))
     progress = Listening()
     page = simulate(settings, progress, "test")
     return Run(page.parent, page, json.loads((page.parent / "report.json").read_text()), progress.events)
@@ -86,7 +89,7 @@ def tiny_preset() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The real thing, in a worker process."""
+    """The real thing, in a worker process and in mode sum."""
     return play(tmp_path_factory.mktemp("first"))
 
 
@@ -104,14 +107,14 @@ def at_home() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def again(tmp_path_factory: pytest.TempPathFactory, run: Run, at_home: None) -> Run:
-    """The same seed once more, then another."""
-    return play(tmp_path_factory.mktemp("again"), seeds=(5, 6))
+    """The same seed once more, then another; the coordinator sees each contribution."""
+    return play(tmp_path_factory.mktemp("again"), seeds=(5, 6), privacy="plain")
 
 
 @pytest.fixture(scope="module")
 def control(tmp_path_factory: pytest.TempPathFactory, run: Run, at_home: None) -> Run:
     """The same seed and base, a smaller fleet, every vote replaced by the public order."""
-    return play(tmp_path_factory.mktemp("control"), votes="public_l1", devices=2, levels=LEVELS[-1:])
+    return play(tmp_path_factory.mktemp("control"), votes="public_l1", devices=2, levels=LEVELS[-1:], privacy="plain")
 
 
 def campaign_of(run: Run, seed: int = 5) -> Campaign:
@@ -155,9 +158,11 @@ def test_arms_differ_only_where_they_should(run: Run) -> None:
     assert run.report["rounds"][0]["channel_agreement"] < 1
 
 
-def test_little_goes_up_and_it_is_counted(run: Run) -> None:
+@pytest.mark.parametrize(("name", "limit_bytes"), [("run", 5000), ("again", 1000)], ids=["sum", "plain"])
+def test_little_goes_up_and_it_is_counted(name: str, limit_bytes: int, request: pytest.FixtureRequest) -> None:
+    run: Run = request.getfixturevalue(name)
     sent = run.report["wire"]
-    assert 0 < sent["up_bytes_per_device_session"] <= 1000
+    assert 0 < sent["up_bytes_per_device_session"] <= limit_bytes
     assert sent["down_bytes_per_device_session"] > 0
     assert sent["model_down_bytes"] > NUM_DEVICES * sent["base_weight_bytes"] > 0
     assert sent["socket_up_bytes"] > sent["up_bytes_per_device_session"] * NUM_DEVICES * NUM_SESSIONS
@@ -241,6 +246,8 @@ def test_one_changed_number_or_byte_is_found(
 
 
 def test_the_same_seed_decides_the_same_elsewhere_and_another_does_not(run: Run, again: Run) -> None:
+    """In a worker process or not; and masks leave no trace: from private sums follows what follows from plain ones."""
+    assert (campaign_of(run).privacy, campaign_of(again).privacy) == (PrivacyTerms(SUM, 3), PrivacyTerms(PLAIN, 1))
     assert again.fingerprints[: len(LEVELS)] == run.fingerprints
     assert len(set(again.fingerprints)) == 2 * len(LEVELS)
     one, other = (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prunefleet_coordinator.report_parts import channel_agreement, width_agreement
-from prunefleet_shared.campaign import Campaign, CohortPolicy, Level
+from prunefleet_shared.campaign import Campaign, CohortPolicy, Level, PrivacyTerms
 from prunefleet_shared.lanes import grade_lane, width_lane
 from prunefleet_shared.layout import NUM_WIDTH_OPTIONS, ChannelGroup, CostTable, CostTerm, Layout
 from prunefleet_shared.masks import grade_channels
@@ -20,7 +20,20 @@ def _campaign(*sizes: int) -> Campaign:
     layout = Layout(tuple(ChannelGroup(f"g{i}", size) for i, size in enumerate(sizes)))
     table = CostTable("macs", (CostTerm(1, (0,)),))
     policy = CohortPolicy(size=9, quorum=1, deadline_ms=1000)
-    return Campaign("0" * 32, "c", "plain", "m", "0" * 64, layout, table, (Level(500, 9),), ((0,),), policy, "00", "00")
+    return Campaign(
+        "0" * 32,
+        "c",
+        PrivacyTerms("plain", 1),
+        "m",
+        "0" * 64,
+        layout,
+        table,
+        (Level(500, 9),),
+        ((0,),),
+        policy,
+        "00",
+        "00",
+    )
 
 
 def _total(campaign: Campaign, votes: list[dict[str, np.ndarray]]) -> Total:

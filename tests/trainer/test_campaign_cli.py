@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,34 +14,27 @@ import torch
 from click.testing import Result
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from operator_world import World, campaign_status, invoke
-from rich.console import Console
+from operator_world import World, invoke
 
 from prunefleet_edge.models import parse_spec
 from prunefleet_edge.work import save_weights
 from prunefleet_shared.authority_messages import ListMembers, MemberList
-from prunefleet_shared.campaign import Campaign
+from prunefleet_shared.campaign import PLAIN, SUM, SUM_DP, Campaign, CohortPolicy, PrivacyTerms
 from prunefleet_shared.document_file import read_signed, write_signed
 from prunefleet_shared.documents import digest, open_document, sign_document
 from prunefleet_shared.errors import CarrierError, ConfigError, InputError, RejectReason, RemoteProtocolError, reject
 from prunefleet_shared.identity_folder import save_identity
 from prunefleet_shared.messages import (
-    Awaited,
-    Control,
-    ControlCampaign,
-    FleetStatus,
-    GetStatus,
-    Phase,
     StartCampaign,
     Stored,
     UploadModel,
 )
+from prunefleet_shared.noise_terms import why_noise_impossible
 from prunefleet_shared.roles import Role
 from prunefleet_shared.wire_limits import CHUNK_BYTES
-from prunefleet_trainer import membership, operator_commands
+from prunefleet_trainer import membership
 from prunefleet_trainer.campaign_cli import app
 from prunefleet_trainer.public import fresh
-from prunefleet_trainer.status_table import HONEST_BUT_CURIOUS
 
 torch.set_num_threads(1)
 SPEC = "resnet8/1x8x8/4"
@@ -92,16 +83,29 @@ def made(world: World, out: Path, base: Path, *options: object) -> Campaign:
 
 def test_create_writes_what_was_asked_for_signed_by_the_operator(world: World, tmp_path: Path, base: Path) -> None:
     options = ("--levels", "0.5,0.25", "--cohort", 5, "--quorum", 3, "--deadline", "90s", "--overselect", 1.5)
-    campaign = made(world, tmp_path / "out", base, *options, "--max-attempts", 4, "--budget", "parameters")
-    assert (campaign.device_class, campaign.model, campaign.privacy_mode) == ("camera", SPEC, "plain")
+    more = ("--max-attempts", 4, "--budget", "parameters", "--min-devices", 4)
+    campaign = made(world, tmp_path / "out", base, *options, *more)
+    assert (campaign.device_class, campaign.model, campaign.privacy) == ("camera", SPEC, PrivacyTerms(SUM, 4))
     assert [level.permille for level in campaign.levels] == [500, 250]
-    assert dataclasses.astuple(campaign.cohort) == (5, 3, 90_000, 4, 1500)
+    assert campaign.cohort == CohortPolicy(5, 3, 90_000, max_attempts=4, overselection_permille=1500)
     assert campaign.cost_table.unit == "parameters"
     assert campaign.decision_key == world.coordinator_key.hex()
     assert campaign.slim_base_key == world.trainer.public_key.hex()
     written = (tmp_path / "out" / "base.safetensors").read_bytes()
     assert digest(written) == campaign.base_digest
     assert world.coordinator.asked == [], "nobody but the authority was asked"
+
+
+def test_create_puts_noise_for_all_levels_into_the_terms_when_asked_for(
+    world: World, tmp_path: Path, base: Path
+) -> None:
+    noisy = ("--privacy", "sum+dp", "--epsilon", 2.5, "--delta-power", 7)
+    campaign = made(world, tmp_path / "out", base, *noisy, "--levels", "0.5,0.4,0.3")
+    noise = campaign.privacy.noise
+    assert noise is not None
+    assert (campaign.privacy.mode, campaign.privacy.min_devices) == (SUM_DP, 8)
+    assert (noise.epsilon_milli, noise.delta_power, noise.num_outcomes) == (2500, 7, 3)
+    assert why_noise_impossible(campaign) is None, "any device will find that it keeps its promise"
 
 
 def test_two_campaigns_have_two_ids(world: World, tmp_path: Path, base: Path) -> None:
@@ -182,7 +186,11 @@ def test_create_works_offline_with_key_files(world: World, tmp_path: Path, base:
         (("--overselect", 0.5), "overselect"),
         (("--max-attempts", 0), "max-attempts"),
         (("--class", "Kamera 1"), "--class"),
-        (("--privacy", "sum"), "--privacy"),
+        (("--privacy", "sum+dp", "--epsilon", 0), "epsilon"),
+        (("--privacy", "sum+dp", "--delta-power", 2), "delta"),
+        (("--privacy", "open"), "--privacy: expected one of plain, sum"),
+        (("--min-devices", 2), "--min-devices: a sum is over 3 devices to the cohort's 10, got 2"),
+        (("--min-devices", 11), "to the cohort's 10, got 11; raise --cohort, or see --privacy"),
         (("--model", "resnet8"), "resnet8/3x32x32/10"),
         (("--model", "vgg/1x8x8/4"), "no built-in network"),
         (("--budget", "euros"), "budget unit"),
@@ -254,7 +262,7 @@ def test_a_changed_base_is_not_sent(world: World, tmp_path: Path, base: Path) ->
 def test_a_changed_or_foreign_campaign_is_not_sent(world: World, tmp_path: Path, base: Path) -> None:
     campaign = made(world, tmp_path / "out", base)
     path = tmp_path / "out" / "campaign.json"
-    path.write_text(path.read_text().replace('\\"quorum\\":6', '\\"quorum\\":1'))
+    path.write_text(path.read_text().replace('\\"quorum\\":8', '\\"quorum\\":1'))
     assert isinstance(start(world, tmp_path / "out").exception, InputError)
     write_signed(path, sign_document("campaign", campaign, OTHER_KEY))
     result = start(world, tmp_path / "out")
@@ -281,7 +289,8 @@ def test_an_unreachable_coordinator_is_given_up_in_time(world: World, tmp_path: 
 
 
 def test_a_plain_campaign_for_another_machine_takes_consent(world: World, tmp_path: Path, base: Path) -> None:
-    made(world, tmp_path / "out", base)
+    campaign = made(world, tmp_path / "out", base, "--privacy", "plain")
+    assert campaign.privacy == PrivacyTerms(PLAIN, 1)
     save_identity(world.operator_state, dataclasses.replace(world.operator, coordinator_address="fleet.invalid:8470"))
     result = start(world, tmp_path / "out")
     assert isinstance(result.exception, ConfigError)
@@ -290,107 +299,10 @@ def test_a_plain_campaign_for_another_machine_takes_consent(world: World, tmp_pa
     assert isinstance(result.exception, CarrierError), "it went on to call fleet.invalid"
 
 
-# --- status and control ----------------------------------------------------------------------------------------------
-
-
-LIVE, ENDED = campaign_status("ab" * 16), campaign_status("cd" * 16, Phase.COMPLETED)
-
-
-def told(world: World, *campaigns: object, age_ms: int = 2000, is_built_in: bool = False) -> None:
-    world.coordinator.answers[GetStatus] = FleetStatus(campaigns, age_ms, is_built_in)
-
-
-def control(world: World, *arguments: object) -> Result:
-    world.coordinator.answers[ControlCampaign] = Stored()
-    return invoke(app, *arguments, "--state", world.operator_state)
-
-
-def test_status_tells_people_what_is_awaited_since_when_and_from_whom(world: World) -> None:
-    paused = campaign_status("ef" * 16, Phase.RETRAINING, is_paused=True, attempt=0, awaited=Awaited.OPERATOR)
-    told(world, LIVE, ENDED, paused)
-    text = " ".join(invoke(app, "status", "--state", world.operator_state).stdout.split())
-    for words in ("abababab", "voting 1/2 1 3/10 6 1 min 30 s", "completed"):
-        assert words in text
-    for words in ("retraining, paused", "deny-list 2 s old"):
-        assert words in text
-    assert "abababab has waited 30 s for devices: camera-1, camera-2" in text
-    assert "efefefef has waited 30 s for the operator" in text
-    assert HONEST_BUT_CURIOUS not in text
-
-
-def test_status_warns_of_a_built_in_authority_and_of_an_old_deny_list(world: World) -> None:
-    told(world, age_ms=600_000, is_built_in=True)
-    text = " ".join(invoke(app, "status", "--state", world.operator_state).stdout.split())
-    assert HONEST_BUT_CURIOUS in text
-    assert "is the authority running?" in text
-    assert "campaign create" in text
-
-
-def test_status_tells_machines_all_of_it(world: World) -> None:
-    told(world, LIVE)
-    document = json.loads(invoke(app, "status", "--json", "--state", world.operator_state).stdout)
-    assert document["campaigns"][0] == {
-        **dataclasses.asdict(LIVE),
-        "phase": "voting",
-        "awaited": "devices",
-        "awaited_ids": ["camera-1", "camera-2"],
-    }
-    assert (document["deny_list_age_ms"], document["authority_is_built_in"]) == (2000, False)
-
-
-def test_watching_outlives_a_coordinator_that_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    told(world, LIVE)
-    rests: list[float] = []
-
-    async def rest(seconds: float) -> None:
-        rests.append(seconds)
-        if len(rests) == 1:
-            world.stop_coordinator()
-        if len(rests) == 3:
-            raise KeyboardInterrupt
-
-    shown: list[str] = []
-
-    def update(_live: object, table: object, *, refresh: bool) -> None:
-        assert refresh
-        console = Console(width=80)
-        with console.capture() as capture:
-            console.print(table)
-        shown.append(capture.get())
-
-    monkeypatch.setattr(operator_commands.Live, "update", update)
-    monkeypatch.setattr(operator_commands, "asyncio", SimpleNamespace(sleep=rest))
-    with pytest.raises(KeyboardInterrupt):
-        asyncio.run(operator_commands.watch_status(world.operator_state, 2.0))
-    assert rests == [2.0] * 3
-    assert ["trying again" in text for text in shown] == [False, True, True]
-    assert all("abababab" in text for text in shown), "what was known last stays on the screen"
-
-
-@pytest.mark.parametrize(
-    ("command", "meant"), [("pause", Control.PAUSE), ("resume", Control.RESUME), ("stop", Control.STOP)]
-)
-def test_control_needs_no_id_when_one_campaign_is_live(world: World, command: str, meant: Control) -> None:
-    told(world, LIVE, ENDED)
-    result = control(world, command)
-    assert result.exit_code == 0, result.output
-    assert world.coordinator.messages(ControlCampaign) == [ControlCampaign("ab" * 16, meant)]
-
-
-def test_control_takes_the_beginning_of_an_id(world: World) -> None:
-    other = campaign_status("ac" * 16)
-    told(world, LIVE, other)
-    assert json.loads(control(world, "stop", "AC", "--json").stdout) == {"campaign_id": "ac" * 16, "done": "stopped"}
-    assert world.coordinator.messages(ControlCampaign) == [ControlCampaign("ac" * 16, Control.STOP)]
-    for arguments in (("stop", "a"), ("stop",)):
-        result = control(world, *arguments)
-        assert isinstance(result.exception, ConfigError)
-        assert "abababab" in str(result.exception)
-        assert "acacacac" in str(result.exception)
-    assert "'ff'" in str(control(world, "stop", "ff").exception)
-    told(world, ENDED)
-    assert "no campaign is live" in str(control(world, "stop").exception)
-    assert len(world.coordinator.messages(ControlCampaign)) == 1
+def test_a_private_campaign_needs_no_consent(world: World, tmp_path: Path, base: Path) -> None:
+    made(world, tmp_path / "out", base)
+    save_identity(world.operator_state, dataclasses.replace(world.operator, coordinator_address="fleet.invalid:8470"))
+    assert isinstance(start(world, tmp_path / "out").exception, CarrierError), "it went on to call fleet.invalid"
 
 
 # --- speed -----------------------------------------------------------------------------------------------------------

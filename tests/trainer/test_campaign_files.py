@@ -14,7 +14,7 @@ from prunefleet_edge.pruning import slim
 from prunefleet_edge.saliency import l1_saliency
 from prunefleet_edge.tracing import count_macs, trace
 from prunefleet_edge.work import load_weights
-from prunefleet_shared.campaign import Campaign, CohortPolicy
+from prunefleet_shared.campaign import PLAIN, Campaign, CohortPolicy, PrivacyTerms
 from prunefleet_shared.documents import canonical_bytes, digest, read_document
 from prunefleet_shared.errors import ConfigError, LayoutError
 from prunefleet_shared.layout import width_options
@@ -45,6 +45,7 @@ def campaign(levels: tuple[int, ...] = (500, 250), unit: str = "macs", files: Ba
         cohort=COHORT,
         decision_key=COORDINATOR_PUBLIC,
         slim_base_key=TRAINER_PUBLIC,
+        privacy=PrivacyTerms(PLAIN, 1),
         budget_unit=unit,
     )
 
@@ -137,7 +138,7 @@ def test_the_campaign_carries_the_base_by_digest_and_survives_signing() -> None:
     assert made.base_digest == digest(FILES.weights)
     assert (made.layout, made.public_order, made.cohort) == (FILES.layout, FILES.public_order, COHORT)
     assert (made.campaign_id, made.device_class, made.model) == ("0f" * 16, "camera", FILES.model)
-    assert made.privacy_mode == "plain"
+    assert made.privacy == PrivacyTerms(PLAIN, 1)
     assert (made.decision_key, made.slim_base_key) == (COORDINATOR_PUBLIC.hex(), TRAINER_PUBLIC.hex())
     assert read_document(canonical_bytes(made), Campaign) == made
 

@@ -21,7 +21,7 @@ from operator_world import World
 
 from prunefleet_edge.backoff import Backoff
 from prunefleet_edge.models import parse_spec
-from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision, SlimBase
+from prunefleet_shared.campaign import PLAIN, Campaign, CohortPolicy, Decision, PrivacyTerms, SlimBase
 from prunefleet_shared.document_file import write_document
 from prunefleet_shared.documents import canonical_bytes, digest, open_document, public_bytes, sign_document
 from prunefleet_shared.errors import (
@@ -94,6 +94,7 @@ def real_campaign(slim_base_key: bytes = TRAINER_PUBLIC, decision_key: bytes = C
         cohort=CohortPolicy(size=2, quorum=2, deadline_ms=1000),
         decision_key=decision_key,
         slim_base_key=slim_base_key,
+        privacy=PrivacyTerms(PLAIN, 1),
     )
 
 

@@ -50,16 +50,25 @@ def create(  # noqa: PLR0913 - one argument per option
     public: Annotated[str | None, typer.Option(help="Public data (folder:PATH, npz:PATH, …) to train one.")] = None,
     levels: Annotated[str, typer.Option(help="What may remain of the cost at each level, falling.")] = "0.4,0.2",
     cohort: Annotated[int, typer.Option(help="Contributions at which a session closes.")] = 10,
-    quorum: Annotated[int, typer.Option(help="Contributions without which a session is given up.")] = 6,
+    quorum: Annotated[int, typer.Option(help="Contributions without which a session is given up.")] = 8,
     deadline: Annotated[str, typer.Option(help="Longest time of a session: 90s, 10m, 24h.")] = "10m",
     max_attempts: Annotated[int, typer.Option(help="Sessions given up in a round before the campaign fails.")] = 3,
     overselect: Annotated[float, typer.Option(help="Devices invited for each one needed, 1 to 3.")] = 1.3,
+    cohorts: Annotated[int, typer.Option(help="Cohorts of a round, each summed by itself.")] = 1,
+    combination: Annotated[
+        str, typer.Option(help="How cohorts' sums become one: sum; median or trimmed_mean stand a few bad cohorts.")
+    ] = "sum",
     budget: Annotated[str, typer.Option(help="Levels are fractions of macs or parameters.")] = "macs",
     coordinator: Annotated[str | None, typer.Option(help="The coordinator's name, where there are several.")] = None,
     trainer: Annotated[str | None, typer.Option(help="The trainer's name, where there are several.")] = None,
     decision_key: Annotated[Path | None, typer.Option(help="The coordinator's public key, PEM; asks nobody.")] = None,
     slim_base_key: Annotated[Path | None, typer.Option(help="The trainer's public key, PEM; asks nobody.")] = None,
-    privacy: Annotated[str, typer.Option(help="plain: the coordinator sees each contribution.")] = "plain",
+    privacy: Annotated[
+        str, typer.Option(help="sum: the coordinator learns only sums; sum+dp: noisy ones; plain: everything.")
+    ] = "sum",
+    min_devices: Annotated[int, typer.Option(help="Fewest devices in a sum; their owners have a say, too.")] = 8,
+    epsilon: Annotated[float, typer.Option(help="With sum+dp: epsilon of the whole campaign.")] = 8.0,
+    delta_power: Annotated[int, typer.Option(help="With sum+dp: delta is 10 to the minus this.")] = 6,
     recipe: Annotated[RecipeName, typer.Option(help="How a base is trained.")] = RecipeName.AUTO,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the public data, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Of a base's first weights.")] = 1,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from prunefleet_edge.models import ARCHITECTURES, ModelSpec, parse_spec
 from prunefleet_edge.models.weights import read_base
 from prunefleet_edge.threads import DEFAULT_THREADS, use_threads
-from prunefleet_shared.campaign import Campaign, CohortPolicy
+from prunefleet_shared.campaign import Campaign, CohortPolicy, PrivacyTerms
 from prunefleet_shared.errors import ConfigError, InputError
+from prunefleet_shared.noise_terms import NoiseWish
 from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign
 from prunefleet_trainer.public import train_base
 from prunefleet_trainer.recipe_name import RecipeName
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_DEADLINE_S = 7 * 24 * 3600
 MAX_ATTEMPTS = 1000
+COMBINATIONS = ("sum", "median", "trimmed_mean")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class CampaignWish:
         public: Public data, as ``data_source.load_source`` reads it; None only with a ``base``.
         levels_permille: What may remain of the dense cost at each level, in thousandths, falling.
         cohort: Whom a session waits for.
+        privacy: What the coordinator may learn.
+        noise: How much noise hides each device, in mode ``sum+dp``.
         budget_unit: ``"macs"`` or ``"parameters"``.
         recipe: How a base is trained.
         epochs: Passes over the data, at most; None leaves the recipe's.
@@ -50,6 +54,8 @@ class CampaignWish:
     public: str | None
     levels_permille: tuple[int, ...]
     cohort: CohortPolicy
+    privacy: PrivacyTerms
+    noise: NoiseWish | None = None
     budget_unit: str = "macs"
     recipe: RecipeName = RecipeName.AUTO
     epochs: int | None = None
@@ -68,11 +74,15 @@ def check_cohort(cohort: CohortPolicy) -> CohortPolicy:
         ("deadline (s)", cohort.deadline_ms / 1000, 1, MAX_DEADLINE_S),
         ("max-attempts", cohort.max_attempts, 1, MAX_ATTEMPTS),
         ("overselect", cohort.overselection_permille / 1000, 1, 3),
+        ("cohorts", cohort.count, 1 if cohort.combination == "sum" else 3, 1000),
     )
     for name, value, low, high in ranges:
         if not low <= value <= high:
             msg = f"{name}: expected {low:g} to {high:g}, got {value:g}"
             raise ConfigError(msg)
+    if cohort.combination not in COMBINATIONS:
+        msg = f"combination: expected one of {', '.join(COMBINATIONS)}, got {cohort.combination!r}"
+        raise ConfigError(msg)
     return cohort
 
 
@@ -115,6 +125,8 @@ def make_document(
         cohort=wish.cohort,
         decision_key=decision_key,
         slim_base_key=slim_base_key,
+        privacy=wish.privacy,
+        noise=wish.noise,
         budget_unit=wish.budget_unit,
     )
 

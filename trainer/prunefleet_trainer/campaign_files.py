@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -17,12 +17,12 @@ from prunefleet_edge.onboarding import onboard
 from prunefleet_edge.ranking import keep_masks, narrowest_widths, rank_widths
 from prunefleet_edge.saliency import l1_saliency
 from prunefleet_edge.tracing import cost_table
-from prunefleet_shared.campaign import Campaign, CohortPolicy, Level
+from prunefleet_shared.campaign import Campaign, CohortPolicy, Level, PrivacyTerms
 from prunefleet_shared.documents import digest
 from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.layout import MAX_LEVELS, CostTable, Layout
 from prunefleet_shared.masks import BoolArray, FloatArray, descending_order
-from prunefleet_shared.private_sum import PLAIN
+from prunefleet_shared.noise_terms import NoiseWish, make_noise_terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def describe_base(spec: ModelSpec, model: nn.Module) -> BaseFiles:
     return BaseFiles(str(spec), save_weights(model), traced.layout, macs, parameters, scores)
 
 
-def make_campaign(
+def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
     files: BaseFiles,
     *,
     campaign_id: str,
@@ -86,6 +86,8 @@ def make_campaign(
     cohort: CohortPolicy,
     decision_key: bytes,
     slim_base_key: bytes,
+    privacy: PrivacyTerms,
+    noise: NoiseWish | None = None,
     budget_unit: str = "macs",
 ) -> Campaign:
     """The campaign document, to be signed.
@@ -98,6 +100,8 @@ def make_campaign(
         cohort: Whom a session waits for.
         decision_key: The coordinator's public key, DER.
         slim_base_key: The trainer's.
+        privacy: What the coordinator may learn; its noise is filled in here.
+        noise: In mode ``sum+dp``, how much.
         budget_unit: ``"macs"`` or ``"parameters"``.
 
     Raises:
@@ -119,7 +123,7 @@ def make_campaign(
     return Campaign(
         campaign_id=campaign_id,
         device_class=device_class,
-        privacy_mode=PLAIN,
+        privacy=_with_noise(privacy, noise, files.layout, len(levels_permille)),
         model=files.model,
         base_digest=digest(files.weights),
         layout=files.layout,
@@ -130,6 +134,12 @@ def make_campaign(
         decision_key=decision_key.hex(),
         slim_base_key=slim_base_key.hex(),
     )
+
+
+def _with_noise(privacy: PrivacyTerms, wish: NoiseWish | None, layout: Layout, num_levels: int) -> PrivacyTerms:
+    if wish is None:
+        return privacy
+    return replace(privacy, noise=make_noise_terms(layout, num_levels, wish))
 
 
 def agnostic_masks(files: BaseFiles, table: CostTable, budget: int) -> list[BoolArray]:

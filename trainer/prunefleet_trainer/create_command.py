@@ -13,18 +13,20 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from prunefleet_shared.campaign import Campaign, CohortPolicy
+from prunefleet_shared.campaign import PLAIN, PRIVACY_MODES, SUM_DP, Campaign, CohortPolicy, PrivacyTerms
 from prunefleet_shared.documents import public_bytes, sign_document
 from prunefleet_shared.durations import parse_duration_s
 from prunefleet_shared.errors import ConfigError, InputError
 from prunefleet_shared.identity_folder import default_state, load_identity
-from prunefleet_shared.private_sum import PLAIN
+from prunefleet_shared.noise_terms import NoiseWish
 from prunefleet_shared.roles import Role
 from prunefleet_trainer.campaign_folder import check_free, write_campaign
 from prunefleet_trainer.membership import PatientLink, member_link
 from prunefleet_trainer.operator_calls import choose_key, list_members
 from prunefleet_trainer.recipe_name import RecipeName
 
+MIN_DEVICES_IN_SUM = 3
+"""A sum over two tells each the other's vector."""
 _DEVICE_CLASS = re.compile(r"[a-z0-9-]{1,32}")
 
 
@@ -43,12 +45,17 @@ class CreateOptions:
     deadline: str
     max_attempts: int
     overselect: float
+    cohorts: int
+    combination: str
     budget: str
     coordinator: str | None
     trainer: str | None
     decision_key: Path | None
     slim_base_key: Path | None
     privacy: str
+    min_devices: int
+    epsilon: float
+    delta_power: int
     recipe: RecipeName
     epochs: int | None
     seed: int
@@ -63,7 +70,37 @@ class CreateOptions:
     def policy(self) -> CohortPolicy:
         """Whom a session waits for; its ranges are not checked yet."""
         deadline_ms = 1000 * parse_duration_s(self.deadline, "--deadline")
-        return CohortPolicy(self.cohort, self.quorum, deadline_ms, self.max_attempts, round(1000 * self.overselect))
+        return CohortPolicy(
+            self.cohort,
+            self.quorum,
+            deadline_ms,
+            self.max_attempts,
+            overselection_permille=round(1000 * self.overselect),
+            count=self.cohorts,
+            combination=self.combination,
+        )
+
+    @property
+    def terms(self) -> PrivacyTerms:
+        """What the coordinator may learn.
+
+        Raises:
+            ConfigError: A sum over fewer devices than may be, or over more than a cohort has.
+        """
+        if self.privacy == PLAIN:
+            return PrivacyTerms(PLAIN, 1)
+        if not MIN_DEVICES_IN_SUM <= self.min_devices <= self.cohort:
+            msg = (
+                f"--min-devices: a sum is over {MIN_DEVICES_IN_SUM} devices to the cohort's {self.cohort}, got "
+                f"{self.min_devices}; raise --cohort, or see --privacy"
+            )
+            raise ConfigError(msg)
+        return PrivacyTerms(self.privacy, self.min_devices)
+
+    @property
+    def noise(self) -> NoiseWish | None:
+        """How much noise is wanted, in mode ``sum+dp``."""
+        return NoiseWish(round(1000 * self.epsilon), self.delta_power) if self.privacy == SUM_DP else None
 
 
 def create_campaign(options: CreateOptions, say: Callable[[str], None]) -> dict[str, Any]:
@@ -92,6 +129,8 @@ def create_campaign(options: CreateOptions, say: Callable[[str], None]) -> dict[
         options.public,
         permilles,
         check_cohort(policy),
+        options.terms,
+        options.noise,
         options.budget,
         options.recipe,
         options.epochs,
@@ -110,8 +149,8 @@ def _check_words(device_class: str, privacy: str) -> None:
     if not _DEVICE_CLASS.fullmatch(device_class):
         msg = f"--class: expected 1 to 32 of a-z 0-9 -, got {device_class!r}"
         raise ConfigError(msg)
-    if privacy != PLAIN:
-        msg = f"--privacy: expected {PLAIN!r} (no other mode is built yet), got {privacy!r}"
+    if privacy not in PRIVACY_MODES:
+        msg = f"--privacy: expected one of {', '.join(PRIVACY_MODES)}, got {privacy!r}"
         raise ConfigError(msg)
 
 
@@ -167,7 +206,7 @@ def _facts(campaign: Campaign, folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "device_class": campaign.device_class,
         "model": campaign.model,
-        "privacy_mode": campaign.privacy_mode,
+        "privacy_mode": campaign.privacy.mode,
         "base_digest": campaign.base_digest,
         "num_groups": len(campaign.layout.groups),
         "num_channels": campaign.layout.num_channels,

@@ -11,11 +11,11 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from prunefleet_shared.campaign import PLAIN
 from prunefleet_shared.documents import public_bytes
 from prunefleet_shared.errors import CarrierError, ConfigError
 from prunefleet_shared.identity_folder import Identity
 from prunefleet_shared.messages import Control, FleetStatus
-from prunefleet_shared.private_sum import PLAIN
 from prunefleet_shared.roles import Role
 from prunefleet_trainer.campaign_folder import read_campaign
 from prunefleet_trainer.membership import PatientLink, member_link
@@ -44,7 +44,7 @@ async def start_from_folder(folder: Path, state: Path, say: Callable[[str], None
     async with member_link(state, Role.OPERATOR) as link:
         who = link.identity
         files = read_campaign(folder, [*who.operator_keys, public_bytes(who.signing_key.public_key())])
-        _check_consent(who, files.campaign.privacy_mode, allow_plain=allow_plain)
+        _check_consent(who, files.campaign.privacy.mode, allow_plain=allow_plain)
         say(f"sending the base ({len(files.base):,} bytes) to {who.coordinator_address}")
         await start_campaign(PatientLink(link), files.signed, files.base, _upload_teller(len(files.base), say))
     return files.campaign.campaign_id

@@ -23,19 +23,20 @@ _sym_db = _symbol_database.Default()
 
 
 from prunefleet_shared._generated.prunefleet.v1 import messages_pb2 as prunefleet_dot_v1_dot_messages__pb2
+from prunefleet_shared._generated.prunefleet.v1 import secure_sum_pb2 as prunefleet_dot_v1_dot_secure__sum__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19prunefleet/v1/fleet.proto\x12\rprunefleet.v1\x1a\x1cprunefleet/v1/messages.proto2\xcd\x02\n\x05\x46leet\x12T\n\x0bGetCampaign\x12!.prunefleet.v1.GetCampaignRequest\x1a\".prunefleet.v1.GetCampaignResponse\x12H\n\x07\x43heckIn\x12\x1d.prunefleet.v1.CheckInRequest\x1a\x1e.prunefleet.v1.CheckInResponse\x12Q\n\nContribute\x12 .prunefleet.v1.ContributeRequest\x1a!.prunefleet.v1.ContributeResponse\x12Q\n\nFetchModel\x12 .prunefleet.v1.FetchModelRequest\x1a!.prunefleet.v1.FetchModelResponse2\x9d\x02\n\x07Trainer\x12Z\n\rAwaitDecision\x12#.prunefleet.v1.AwaitDecisionRequest\x1a$.prunefleet.v1.AwaitDecisionResponse\x12T\n\x0bUploadModel\x12!.prunefleet.v1.UploadModelRequest\x1a\".prunefleet.v1.UploadModelResponse\x12`\n\x0fPublishSlimBase\x12%.prunefleet.v1.PublishSlimBaseRequest\x1a&.prunefleet.v1.PublishSlimBaseResponse2\x98\x02\n\x08Operator\x12Z\n\rStartCampaign\x12#.prunefleet.v1.StartCampaignRequest\x1a$.prunefleet.v1.StartCampaignResponse\x12`\n\x0f\x43ontrolCampaign\x12%.prunefleet.v1.ControlCampaignRequest\x1a&.prunefleet.v1.ControlCampaignResponse\x12N\n\tGetStatus\x12\x1f.prunefleet.v1.GetStatusRequest\x1a .prunefleet.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19prunefleet/v1/fleet.proto\x12\rprunefleet.v1\x1a\x1cprunefleet/v1/messages.proto\x1a\x1eprunefleet/v1/secure_sum.proto2\x81\x06\n\x05\x46leet\x12T\n\x0bGetCampaign\x12!.prunefleet.v1.GetCampaignRequest\x1a\".prunefleet.v1.GetCampaignResponse\x12H\n\x07\x43heckIn\x12\x1d.prunefleet.v1.CheckInRequest\x1a\x1e.prunefleet.v1.CheckInResponse\x12N\n\tAdvertise\x12\x1f.prunefleet.v1.AdvertiseRequest\x1a .prunefleet.v1.AdvertiseResponse\x12\x66\n\x11\x46\x65tchCertificates\x12\'.prunefleet.v1.FetchCertificatesRequest\x1a(.prunefleet.v1.FetchCertificatesResponse\x12N\n\tShareKeys\x12\x1f.prunefleet.v1.ShareKeysRequest\x1a .prunefleet.v1.ShareKeysResponse\x12Q\n\nContribute\x12 .prunefleet.v1.ContributeRequest\x1a!.prunefleet.v1.ContributeResponse\x12\x63\n\x10\x43onfirmSurvivors\x12&.prunefleet.v1.ConfirmSurvivorsRequest\x1a\'.prunefleet.v1.ConfirmSurvivorsResponse\x12\x45\n\x06Unmask\x12\x1c.prunefleet.v1.UnmaskRequest\x1a\x1d.prunefleet.v1.UnmaskResponse\x12Q\n\nFetchModel\x12 .prunefleet.v1.FetchModelRequest\x1a!.prunefleet.v1.FetchModelResponse2\x9d\x02\n\x07Trainer\x12Z\n\rAwaitDecision\x12#.prunefleet.v1.AwaitDecisionRequest\x1a$.prunefleet.v1.AwaitDecisionResponse\x12T\n\x0bUploadModel\x12!.prunefleet.v1.UploadModelRequest\x1a\".prunefleet.v1.UploadModelResponse\x12`\n\x0fPublishSlimBase\x12%.prunefleet.v1.PublishSlimBaseRequest\x1a&.prunefleet.v1.PublishSlimBaseResponse2\x98\x02\n\x08Operator\x12Z\n\rStartCampaign\x12#.prunefleet.v1.StartCampaignRequest\x1a$.prunefleet.v1.StartCampaignResponse\x12`\n\x0f\x43ontrolCampaign\x12%.prunefleet.v1.ControlCampaignRequest\x1a&.prunefleet.v1.ControlCampaignResponse\x12N\n\tGetStatus\x12\x1f.prunefleet.v1.GetStatusRequest\x1a .prunefleet.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'prunefleet.v1.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FLEET']._serialized_start=75
-  _globals['_FLEET']._serialized_end=408
-  _globals['_TRAINER']._serialized_start=411
-  _globals['_TRAINER']._serialized_end=696
-  _globals['_OPERATOR']._serialized_start=699
-  _globals['_OPERATOR']._serialized_end=979
+  _globals['_FLEET']._serialized_start=107
+  _globals['_FLEET']._serialized_end=876
+  _globals['_TRAINER']._serialized_start=879
+  _globals['_TRAINER']._serialized_end=1164
+  _globals['_OPERATOR']._serialized_start=1167
+  _globals['_OPERATOR']._serialized_end=1447
 # @@protoc_insertion_point(module_scope)

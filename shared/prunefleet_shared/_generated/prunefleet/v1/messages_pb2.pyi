@@ -84,6 +84,11 @@ class RejectReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REJECT_REASON_EXPIRED_TOKEN: _ClassVar[RejectReason]
     REJECT_REASON_REVOKED: _ClassVar[RejectReason]
     REJECT_REASON_TOO_MANY_TRIES: _ClassVar[RejectReason]
+    REJECT_REASON_OUT_OF_TURN: _ClassVar[RejectReason]
+    REJECT_REASON_BAD_ROSTER: _ClassVar[RejectReason]
+    REJECT_REASON_NO_AGREEMENT: _ClassVar[RejectReason]
+    REJECT_REASON_BAD_SURVIVORS: _ClassVar[RejectReason]
+    REJECT_REASON_TOO_ALIKE: _ClassVar[RejectReason]
 DOCUMENT_KIND_UNSPECIFIED: DocumentKind
 DOCUMENT_KIND_CAMPAIGN: DocumentKind
 DOCUMENT_KIND_DECISION: DocumentKind
@@ -138,6 +143,11 @@ REJECT_REASON_USED_TOKEN: RejectReason
 REJECT_REASON_EXPIRED_TOKEN: RejectReason
 REJECT_REASON_REVOKED: RejectReason
 REJECT_REASON_TOO_MANY_TRIES: RejectReason
+REJECT_REASON_OUT_OF_TURN: RejectReason
+REJECT_REASON_BAD_ROSTER: RejectReason
+REJECT_REASON_NO_AGREEMENT: RejectReason
+REJECT_REASON_BAD_SURVIVORS: RejectReason
+REJECT_REASON_TOO_ALIKE: RejectReason
 
 class SignedDocument(_message.Message):
     __slots__ = ("kind", "payload", "signature", "public_key")
@@ -252,10 +262,14 @@ class ContributeRequest(_message.Message):
     def __init__(self, session_id: _Optional[bytes] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class ContributeResponse(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "survivors", "come_back")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    COME_BACK_FIELD_NUMBER: _ClassVar[int]
     session_id: bytes
-    def __init__(self, session_id: _Optional[bytes] = ...) -> None: ...
+    survivors: bytes
+    come_back: ComeBack
+    def __init__(self, session_id: _Optional[bytes] = ..., survivors: _Optional[bytes] = ..., come_back: _Optional[_Union[ComeBack, _Mapping]] = ...) -> None: ...
 
 class AwaitDecisionRequest(_message.Message):
     __slots__ = ("campaign_id",)
