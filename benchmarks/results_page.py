@@ -5,9 +5,12 @@ python benchmarks/results_page.py
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 
+import attack_page
+import attack_plot
 import device_plot
 import numpy as np
 import seed_a_plot
@@ -161,6 +164,7 @@ def device(document: Row) -> Iterator[str]:
         [variant, *(f"{found[net]:.1f}" if net in found else "" for net in nets)] for variant, found in at_70.items()
     ]
     yield from table(["widths rounded to", *nets], cells)
+    yield _targets(at_70) + "\n"
     yield (
         "By the cost table a network is not faster at the same MACs: it has more MACs for the same time, because "
         "widths go where they cost little. Which of the two is wanted is a question of accuracy, not of this table.\n"
@@ -169,6 +173,18 @@ def device(document: Row) -> Iterator[str]:
     for net in sorted({row["net"] for row in rows}):
         yield from _device_table(net, [row for row in rows if row["net"] == net])
     yield from machine(document)
+
+
+def _targets(at_70: dict[str, dict[str, float]]) -> str:
+    """Which networks reach the plan's figures, and which do not."""
+    parts = []
+    for variant, most in (("1", 2.0), ("8", 1.5), ("cost table", 1.5)):
+        found = at_70.get(variant, {})
+        met = [net for net in sorted(found) if found[net] <= most]
+        missed = [net for net in sorted(found) if found[net] > most]
+        words = f"{' and '.join(met) or 'no network'}, not by {' or '.join(missed)}" if missed else "all of them"
+        parts.append(f"at most {most:g} at widths rounded to {variant}: by {words}")
+    return f"The plan asked for {'; '.join(parts)}. Small networks spend their time on calls, not on arithmetic."
 
 
 def _device_table(net: str, rows: list[Row]) -> Iterator[str]:
@@ -181,14 +197,39 @@ def _device_table(net: str, rows: list[Row]) -> Iterator[str]:
             row["rounded_to"],
             f"{100 * row['macs_ratio']:.1f} %",
             f"{100 * row['latency_ratio']:.0f} %",
-            row["peak_memory_mb"],
+            "" if row["peak_memory_mb"] is None else row["peak_memory_mb"],
         ]
         for row in sorted(rows, key=lambda row: (row["runtime"], row["level_percent"], str(row["rounded_to"])))
     ]
     yield from table(head, lines)
 
 
-SECTIONS = {"seed_a": seed_a, "seed_b": seed_b, "device": device}
+def secure_sum(document: Row) -> Iterator[str]:
+    """What a private sum costs, beside Flower's."""
+    yield "## The private sum: what it costs\n"
+    yield (
+        "Processor time and bytes of one session, medians; `certificates cached` says whether devices had seen each "
+        "other before. Flower's SecAgg+ trusts the server to follow the protocol; ours does not.\n"
+    )
+    head = ["system", "devices", "lanes", "dropped", "certificates cached", "ms per device", "ms coordinator"]
+    names = ("system", "devices", "lanes", "dropped", "certificates_cached")
+    costs = ("cpu_ms_per_device", "cpu_ms_coordinator")
+    sizes = ("up_bytes_per_device", "down_bytes_per_device")
+    lines = [
+        [*(row[name] for name in names), *(f"{row[name]:.1f}" for name in costs)]
+        + [f"{row[name] / 1000:.1f}" for name in sizes]
+        for row in sorted(document["rows"], key=lambda row: (row["lanes"], row["devices"], row["system"]))
+    ]
+    yield from table([*head, "kB up", "kB down"], lines)
+    yield from machine(document)
+
+
+def attacks(document: Row) -> Iterator[str]:
+    """What attackers get out of it."""
+    yield from itertools.chain(attack_page.lines(document, table), machine(document))
+
+
+SECTIONS = {"seed_a": seed_a, "seed_b": seed_b, "device": device, "secure_sum": secure_sum, "attacks": attacks}
 INTRO = """# Results
 
 Measured, not tuned for this page: every table comes from a file in `benchmarks/results/`, made by the command named
@@ -209,6 +250,8 @@ def main() -> None:
         seed_a_plot.plot(documents["seed_a"]["rows"], FIGURES / "seed_a.svg")
     if "device" in documents:
         device_plot.plot(found["device"], FIGURES / "device_latency.svg")
+    if "attacks" in documents:
+        attack_plot.plot(documents["attacks"]["rows"], FIGURES / "attacks.svg")
     if "seed_b" in documents:
         seed_b_summary.plot(documents["seed_b"]["rows"], FIGURES / "seed_b_tradeoff.svg")
 
