@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -144,7 +144,7 @@ def _membership_to_wire(membership: m.Membership) -> pb.Membership:
 def _membership_from_wire(wire: pb.Membership) -> m.Membership:
     bounded(len(wire.certificates), range(2, 3), "certificates")
     return m.Membership(
-        _each(wire.certificates, _CERTIFICATE, "certificates"),
+        limits.each_sized(wire.certificates, _CERTIFICATE, "certificates"),
         _operator_keys(wire.operator_keys),
         limits.address(wire.coordinator_address, "coordinator_address"),
         limits.address(wire.authority_address, "authority_address"),
@@ -154,7 +154,7 @@ def _membership_from_wire(wire: pb.Membership) -> m.Membership:
 
 def _operator_keys(keys: Sequence[bytes]) -> tuple[bytes, ...]:
     bounded(len(keys), range(limits.MAX_OPERATOR_KEYS + 1), "operator_keys")
-    return _each(keys, limits.PUBLIC_KEY_BYTES, "operator_keys")
+    return limits.each_sized(keys, limits.PUBLIC_KEY_BYTES, "operator_keys")
 
 
 def _member_to_wire(member: m.Member) -> pb.Member:
@@ -170,10 +170,6 @@ def _member_to_wire(member: m.Member) -> pb.Member:
 def _member_from_wire(wire: pb.Member) -> m.Member:
     key = sized(wire.public_key, limits.PUBLIC_KEY_BYTES, "public_key")
     return m.Member(member_name(wire.name, "name"), _role(wire.role), key, wire.valid_until_ms, wire.is_revoked)
-
-
-def _each(values: Iterable[bytes], num_bytes: range, field: str) -> tuple[bytes, ...]:
-    return tuple(sized(value, num_bytes, field) for value in values)
 
 
 def _serial_to_wire(serial: str) -> bytes:
