@@ -20,6 +20,7 @@ def lines(document: Row, table: Table) -> Iterator[str]:
     yield from _poisoning(summary, table)
     yield from _gate(summary)
     yield from _audit(summary, table)
+    yield from _protocol(summary)
     yield "How it was done:\n"
     yield from (f"- {text}" for text in document["about"]["notes"])
     yield ""
@@ -123,6 +124,18 @@ def _gate(summary: Row) -> Iterator[str]:
             )
         yield after
     yield ""
+
+
+def _protocol(summary: Row) -> Iterator[str]:
+    found = summary.get("lying_coordinator") or {}
+    if found:
+        words = ", ".join(
+            f"{one['as_claimed']} of {one['tried']} ({kind.replace('_', ' ')})" for kind, one in found.items()
+        )
+        yield (
+            f"A coordinator that lies to honest devices, and colluders below and above the bound: {words} ended as the "
+            "[threat model](threat-model.md) says. Above the bound the attack succeeds; that is the control.\n"
+        )
 
 
 def _audit(summary: Row, table: Table) -> Iterator[str]:

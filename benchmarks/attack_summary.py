@@ -27,6 +27,18 @@ def summarise(rows: list[Row]) -> Row:
             for attack in sorted({row["attack"] for row in rows if row["attack"].startswith("image_")})
         },
         "epsilon_refuted": _canary(rows),
+        "lying_coordinator": _protocol(rows),
+    }
+
+
+def _protocol(rows: list[Row]) -> Row:
+    """Lies and collusions by kind: how many were tried, and how many ended as claimed."""
+    found = [row for row in rows if row["part"] == "protocol"]
+    kinds = sorted({row["attack"].removeprefix("protocol_").partition("::")[0] for row in found})
+    of_kind = {kind: [row for row in found if row["attack"].startswith(f"protocol_{kind}::")] for kind in kinds}
+    return {
+        kind: {"tried": len(some), "as_claimed": sum(row["as_claimed"] for row in some)}
+        for kind, some in of_kind.items()
     }
 
 

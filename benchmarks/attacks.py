@@ -5,6 +5,7 @@
 - ``inference``: which classes a device has, from one vote and from sums; whether one image is among its images;
   whether a device was in a cohort, from exact and from noised sums.
 - ``poisoning``: bad devices against the plain sum, the median and the trimmed mean over cohorts.
+- ``protocol``: a coordinator that lies, and colluders below and above the bound, from the tests of the private sum;
 - ``gate``: what a poisoned decision costs a few devices, with the gate and without; really trained.
 - ``canary``: whether many noised releases refute the claimed epsilon; they must not, and do with half of the noise.
 
@@ -29,6 +30,7 @@ from attack_gate import gate_tasks
 from attack_members import membership_tasks
 from attack_plot import plot
 from attack_poisoning import poisoning_tasks
+from attack_protocol import protocol_tasks
 from attack_statistics import Task
 from attack_summary import summarise
 from attack_votes import DeviceKind, Votes, World
@@ -37,7 +39,7 @@ from result_file import RESULTS, ROOT, ResultFile, Row
 from prunefleet_shared.errors import ConfigError
 
 KEY = ("part", "attack", "vote", "cohort", "epsilon", "noise", "rule", "attackers", "devices", "shadows", "seed")
-PARTS = ("inference", "poisoning", "canary", "gate")
+PARTS = ("inference", "poisoning", "canary", "gate", "protocol")
 TRIALS_MEMBERSHIP, TRIALS_CANARY = 4000, 5_000_000
 IMAGE_DEVICES, GATE_DEVICES = 40, 8
 FIGURE = ROOT / "docs" / "figures" / "attacks.svg"
@@ -92,6 +94,8 @@ class Benchmark:
                 return canary_tasks(TRIALS_CANARY, self._seed)
             case "gate":
                 return gate_tasks(self._world, self._votes("private"), GATE_DEVICES, self._seed)
+            case "protocol":
+                return protocol_tasks()
             case _:
                 msg = f"parts: expected some of {', '.join(PARTS)}, got {part!r}"
                 raise ConfigError(msg)
