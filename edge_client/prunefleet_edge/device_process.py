@@ -172,6 +172,7 @@ class DeviceProcess:
                 self._options.privacy.min_devices,
                 secrets.token_bytes,
             ),
+            reply_slot_s=self._options.privacy.reply_slot_s,
         )
         return await self._runner.run()
 

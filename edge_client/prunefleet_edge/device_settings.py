@@ -36,6 +36,7 @@ class PrivacyTable(BaseModel):
     min_devices: Annotated[int, Field(ge=3, le=1000)] = MIN_DEVICES
     max_votes: Annotated[int, Field(ge=1, le=1_000_000)] = MAX_VOTES
     max_epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
+    reply_slot_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
 
 
 class DeviceSettings(BaseModel):

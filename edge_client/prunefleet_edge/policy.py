@@ -26,12 +26,14 @@ class PrivacyPolicy:
         min_devices: Fewest devices that a sum, or the difference of two, must be over; at least 3.
         max_votes: Most sums of votes.
         max_epsilon: Largest epsilon of a campaign; None takes part in campaigns without noise, too.
+        reply_slot_s: See ``DeviceRunner``: hides from the coordinator how long this device works.
     """
 
     allow_plain: bool = False
     min_devices: int = MIN_DEVICES
     max_votes: int = MAX_VOTES
     max_epsilon: float | None = None
+    reply_slot_s: float = 0.0
 
 
 def owner_policy(

@@ -122,6 +122,8 @@ class DeviceRunner:
         check_policy: Raises when the device's owner would not take part in such a campaign, given how many sums of
             votes this device has helped to release.
         membership: For secure sums; None takes part in campaigns of mode ``plain`` only.
+        reply_slot_s: What was worked out is answered at a multiple of this since the work began, and a while later at
+            random: how long it took would tell how many images there are. 0 answers at once.
     """
 
     def __init__(  # noqa: PLR0913 - the whole world a device meets, by name
@@ -140,6 +142,7 @@ class DeviceRunner:
         cache: ModelCache | None = None,
         check_policy: Callable[[Campaign, int], None] = lambda _campaign, _num_released: None,
         membership: SumMembership | None = None,
+        reply_slot_s: float = 0.0,
     ) -> None:
         self._egress = egress
         self._work = work
@@ -150,6 +153,7 @@ class DeviceRunner:
         self._link = VerifiedLink(egress, operator_keys, self._world, self._limits, cache or NoCache())
         self._check_policy = check_policy
         self._membership = membership
+        self._reply_slot_s = reply_slot_s
         self._standing = Standing()
 
     @property
@@ -233,13 +237,13 @@ class DeviceRunner:
                 event = await self._link.ask(message)
             case PrepareVote():
                 self._world.on_state("preparing the vote")
-                event = await self._while_watching(self._prepare_vote(campaign, base), device_round)
+                event = await self._while_watching(self._in_slot(self._prepare_vote(campaign, base)), device_round)
             case Personalise(decision, slim_base):
                 self._standing = replace(self._standing, level=decision.level)
                 model = await self._slim_model(slim_base)
                 self._world.on_state(f"trying the decision of level {decision.level}")
                 work = self._personalise(campaign, decision, base, model)
-                event = await self._while_watching(work, device_round)
+                event = await self._while_watching(self._in_slot(work), device_round)
             case SendToSum(message):
                 self._world.on_state(f"contributing to session {message.session_id[:12]}: {_STAGES[type(message)]}")
                 event = await self._link.ask(message)
@@ -282,6 +286,15 @@ class DeviceRunner:
             for task in (working, watching):
                 task.cancel()
             await asyncio.gather(working, watching, return_exceptions=True)
+
+    async def _in_slot(self, work: Awaitable[Event]) -> Event:
+        began_s, slot_s = self._world.clock(), self._reply_slot_s
+        event = await work
+        if slot_s:
+            taken_s = self._world.clock() - began_s
+            self._world.on_state("done; waiting for the next time to answer")
+            await self._world.sleep(-taken_s % slot_s + self._world.rng.uniform(0.0, slot_s))
+        return event
 
     async def _prepare_vote(self, campaign: Campaign, base: bytes) -> Event:
         vote = await self._bounded(self._work.prepare_vote(campaign, base), "preparing the vote")

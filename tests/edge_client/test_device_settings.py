@@ -48,7 +48,7 @@ def test_a_file_says_everything(config: Path) -> None:
     options = load_device_settings(config, {}, None).options()
     assert (options.source, options.device_class, options.recipe) == ("npz:images.npz", "camera", "images")
     assert (options.threads, options.is_once) == (2, False)
-    assert options.privacy == PrivacyPolicy(allow_plain=True, min_devices=12, max_votes=4, max_epsilon=2.5)
+    assert options.privacy == PrivacyPolicy(True, 12, 4, 2.5, 10.0)
     assert options.allowed_code == ("mine.nets:small",)
     assert options.retraining == RetrainingOptions("anchored", anchor_weight=0.25)
 
@@ -65,7 +65,11 @@ def test_options_win_over_the_file(config: Path) -> None:
 def test_without_a_file_the_defaults_are_those_of_before() -> None:
     options = load_device_settings(None, {"data": "folder"}, None).options()
     assert (options.device_class, options.recipe, options.threads) == ("", "images", 1)
-    assert (options.privacy, options.is_once, options.allowed_code) == (PrivacyPolicy(False, 8, 16, None), False, ())
+    assert (options.privacy, options.is_once, options.allowed_code) == (
+        PrivacyPolicy(False, 8, 16, None, 10.0),
+        False,
+        (),
+    )
     assert options.retraining == PLAIN
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from sum_fleet import CAMPAIGN, COHORT_SIZE, FACTS, MIN_DEVICES, STAGES, Others,
 from prunefleet_edge.device import Vote
 from prunefleet_edge.device_state import DeviceState, Release
 from prunefleet_edge.egress import Egress
+from prunefleet_edge.events import VotePrepared
 from prunefleet_edge.runner import DeviceRunner, SumMembership
 from prunefleet_edge.store import MemoryDeviceStore
 from prunefleet_shared.campaign import Campaign, Decision
@@ -129,6 +131,32 @@ class Bench:
         """``log`` without downloads, and what was said twice in a row said once."""
         told = [step for step in self.log if step not in {"GetCampaign", "FetchModel"}]
         return [step for before, step in zip(["", *told], told, strict=False) if step != before]
+
+
+@pytest.mark.parametrize("work_s", [0.0, 0.5, 4.0, 9.9, 10.0, 25.0])
+def test_when_a_device_answers_does_not_tell_how_long_it_worked(work_s: float) -> None:
+    """Everything that takes up to a slot is answered within the same two slots, at a time that chance draws."""
+    clock, slot_s = SimClock(), 10.0
+    runner = DeviceRunner(
+        Egress(ScriptedLink([]), audit=lambda _record: None),
+        Work(),
+        MemoryDeviceStore(),
+        device_class="camera",
+        operator_keys=[COORDINATOR_PUBLIC],
+        clock=clock,
+        sleep=clock.sleep,
+        rng=random.Random(5),
+        on_state=lambda _words: None,
+        reply_slot_s=slot_s,
+    )
+
+    async def work() -> VotePrepared:
+        await clock.sleep(work_s)
+        return VotePrepared(b"")
+
+    run_simulated(runner._in_slot(work()), clock)
+    jitter_s = random.Random(5).uniform(0.0, slot_s)
+    assert clock() == pytest.approx(math.ceil(work_s / slot_s) * slot_s + jitter_s)
 
 
 def before(*devices: str) -> Release:
