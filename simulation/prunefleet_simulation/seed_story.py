@@ -78,7 +78,7 @@ class SeedStory:
                 self._show("devices fine-tune and compare", self._level)
             case "session_abandoned":
                 self.note(f"session abandoned with {facts['num_lost']} contributions, quorum {facts['quorum']}")
-            case "rejected":
+            case "rejected" if facts["reason"] != "DUPLICATE":  # that one says: you were counted without your last word
                 self.note(f"{facts['peer_id']} was turned down: {facts['reason']}")
             case _:
                 pass
