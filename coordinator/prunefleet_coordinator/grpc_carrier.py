@@ -109,7 +109,6 @@ async def start_server(
     clock: Callable[[], datetime],
     host: str = "127.0.0.1",
     port: int = 0,
-    allow_remote: bool = False,
     services: Sequence[str] = COORDINATOR_SERVICES,
     is_denied: Callable[[str], bool] = lambda _serial: False,
 ) -> RunningServer:
@@ -122,17 +121,12 @@ async def start_server(
         clock: The time (aware) at which a client certificate must be valid.
         host: Address to listen on.
         port: 0 lets the system choose.
-        allow_remote: Must be true for a host that other machines can reach: in ``plain`` mode the coordinator sees each
-            contribution, so a fleet that is not on this machine takes an explicit decision.
         services: Full names of the services to serve.
         is_denied: Whether the certificate with this serial number (lower-case hex) is on the deny-list.
 
     Raises:
-        ConfigError: The host is remote without ``allow_remote``, or the port cannot be bound (the user's to mend).
+        ConfigError: The port cannot be bound (the user's to mend).
     """
-    if not (allow_remote or is_loopback(host)):
-        msg = f"host: expected an address of this machine only, got {host}; allow remote devices explicitly"
-        raise ConfigError(msg)
     read = functools.lru_cache(_MAX_CACHED_PASSPORTS)(read_passport)
 
     def peer_of(context: _Context) -> Peer:

@@ -400,13 +400,6 @@ def test_a_newcomer_is_known_by_its_address_without_the_port():
     assert seen == [Peer("ipv4:127.0.0.1", Role.NEWCOMER)] * 3
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])  # noqa: S104  # they are refused
-def test_listening_beyond_this_machine_takes_an_explicit_word(host):
-    world = World(Counter())
-    with pytest.raises(ConfigError, match="this machine"):
-        asyncio.run(start_server(world.service, world.credentials(Role.COORDINATOR), clock=world.now, host=host))
-
-
 def test_a_second_server_on_the_same_port_is_the_users_to_mend():
     async def scenario(world):
         with pytest.raises(ConfigError, match="port"):

@@ -110,7 +110,6 @@ async def _start_for_members(
         clock=now,
         host=host,
         port=port,
-        allow_remote=True,  # no contribution ever comes here
         services=(AUTHORITY,),
         is_denied=service.is_denied,
     )
