@@ -59,8 +59,8 @@ def seed_a(document: Row) -> Iterator[str]:
     )
     by_net = ", ".join(f"{net} {_aware_gain(rows, net):+.1f}" for net in sorted({row["net"] for row in rows}))
     yield (
-        f"By network: {by_net}. What drags it down is `aware` at 80 % and more removed, where so short a training on few "
-        "images does not bring a network back that was cut in one step.\n"
+        f"By network: {by_net}. What drags it down is `aware` at 80 % and more removed, where so short a training on "
+        "few images does not bring a network back that was cut in one step.\n"
     )
     yield (
         f"Where the gain comes from: local retraining of the *same* channels that `agnostic` keeps is worth "
