@@ -189,11 +189,11 @@ def confirmations(session, numbers, statement=None):
     return Confirmations(bits, b"".join(signature_of(session, i, stated) for i in numbers))
 
 
-FEWER = b"\x1f"
+OTHERS = b"\x3f"  # all six, where one has dropped out: whatever its position, another set
 BAD_CONFIRMATIONS = {
     "fewer than a threshold": (lambda s: confirmations(s, {0, 1, 2, 3}), "NO_AGREEMENT"),
     "over other survivors": (
-        lambda s: confirmations(s, EVERYONE - {5}, survivors_statement(CONTEXT, s.devices[0]._roster, FEWER)),
+        lambda s: confirmations(s, EVERYONE - {5}, survivors_statement(CONTEXT, s.devices[0]._roster, OTHERS)),
         "NO_AGREEMENT",
     ),
     "in another session": (
