@@ -240,7 +240,8 @@ class CampaignRound:
     @property
     def _num_unopened(self) -> int:
         """Sessions that may be opened now."""
-        if are_attempts_spent(self._state, self._campaign.cohort):
+        # A restart loses what was open; with all attempts spent by then, the round still needs one to end it.
+        if self._gathering and are_attempts_spent(self._state, self._campaign.cohort):
             return 0
         return self._campaign.cohort.count - len(self._state.closed_cohorts) - len(self._gathering)
 
@@ -362,9 +363,18 @@ class CampaignRound:
         cohort = ClosedCohort(session.session_id, total, tuple(sorted(session.contributors)))
         self._state = replace(self._state, closed_cohorts=(*self._state.closed_cohorts, cohort))
         self._gathering.remove(session)
-        if self._num_unopened or self._gathering:
-            return [SaveSnapshot(self._state), AnnounceStage(session.session_id, Stage.DONE, 0)]
-        return self._close_round()
+        return self._session_ended()
+
+    def _session_ended(self, *told: Command) -> list[Command]:
+        """What follows from a session's end, good or bad, beside ``told``: the round goes on, closes, or has failed."""
+        num_closed, cohort = len(self._state.closed_cohorts), self._campaign.cohort
+        if self._gathering or (num_closed < cohort.count and not are_attempts_spent(self._state, cohort)):
+            return [SaveSnapshot(self._state), *told]
+        if num_closed >= fewest_cohorts(cohort):
+            save, *rest = self._close_round()
+            return [save, *told, *rest]
+        self._state = self._state.moved_by(Happening.ATTEMPTS_SPENT)
+        return [SaveSnapshot(self._state), *told, AnnounceEnd(Ending.FAILED)]
 
     def _close_round(self) -> list[Command]:
         """Combine what the round's cohorts said, and go on with the campaign."""
@@ -386,10 +396,4 @@ class CampaignRound:
         self._gathering.remove(session)
         self._abandoned_ids.add(session.session_id)
         abandoned = AnnounceAbandoned(session.session_id, session.attempt, num_contributions, quorum, str(failed))
-        if not are_attempts_spent(self._state, self._campaign.cohort) or self._gathering:
-            return [SaveSnapshot(self._state), abandoned]
-        if len(self._state.closed_cohorts) >= fewest_cohorts(self._campaign.cohort):
-            save, *rest = self._close_round()
-            return [save, abandoned, *rest]
-        self._state = self._state.moved_by(Happening.ATTEMPTS_SPENT)
-        return [SaveSnapshot(self._state), abandoned, AnnounceEnd(Ending.FAILED)]
+        return self._session_ended(abandoned)

@@ -167,6 +167,37 @@ def test_with_attempts_spent_more_than_half_of_the_cohorts_are_enough_and_fewer_
         assert ends == ([] if is_enough else [Ending.FAILED])
 
 
+@pytest.mark.parametrize(("rule", "count"), [("sum", 3), ("median", 4)])
+def test_a_last_cohort_does_not_close_a_round_that_has_too_few(rule, count):
+    """All other sessions have failed when it closes: too few cohorts, whichever ends last."""
+    world = World(campaign_of(count, rule, quorum=3, max_attempts=1))
+    for device in DEVICES[: 4 * count]:
+        world.check_in(device)
+    last = list(world.sessions().values())[-1]
+    last_session = world.round._gathering.find(world.invited[last[0]].session_id)
+    last_session.deadline_s = 1e9
+    now_s = 1e5
+    while world.round.snapshot.attempts_failed < count:  # the others fail, and so do sessions opened in their place
+        world.round.tick(now_s)
+        world.check_in("device-late", now_s)
+        now_s += 1e5
+    commands = [command for device in last[:3] for command in world.contribute(device, now_s)]
+    commands += world.round.tick(now_s + 1e5)
+    assert world.round.snapshot.closed_rounds == ()
+    assert [command.ending for command in commands if isinstance(command, AnnounceEnd)] == [Ending.FAILED]
+
+
+def test_with_attempts_spent_a_restart_that_lost_the_open_session_opens_one_more():
+    world = World(campaign_of(2, quorum=3, max_attempts=1))
+    snapshot = replace(world.round.snapshot, attempts_opened=4, attempts_failed=2)
+    again = World(world.campaign, snapshot=snapshot)
+    for device in DEVICES[:4]:
+        assert isinstance(again.check_in(device), Invite)
+    assert len(again.sessions()) == 1
+    commands = again.round.tick(1e6)
+    assert [command.ending for command in commands if isinstance(command, AnnounceEnd)] == [Ending.FAILED]
+
+
 def test_replies_come_after_the_save_of_the_last_cohort():
     world = World(campaign_of(2))
     for device in DEVICES[:8]:
