@@ -24,7 +24,7 @@ from prunefleet_coordinator.state import ENDINGS
 from prunefleet_coordinator.status import live_status, load_past_status
 from prunefleet_coordinator.store import Blobs, Store
 from prunefleet_coordinator.watch import Fact
-from prunefleet_shared.campaign import Campaign, SlimBase
+from prunefleet_shared.campaign import PLAIN, Campaign, SlimBase
 from prunefleet_shared.documents import SignedDocument, digest, open_document, public_bytes, read_document
 from prunefleet_shared.errors import (
     CarrierError,
@@ -94,7 +94,7 @@ class Campaigns:
         allow_plain: Carry out campaigns of mode ``plain``, in which this coordinator sees each contribution.
 
     Raises:
-        ConfigError: The store cannot be used, or a campaign in it is another coordinator's (the operator's to mend).
+        ConfigError: The store cannot be used, or a campaign in it is not for us to carry out (the operator's to mend).
     """
 
     def __init__(  # noqa: PLR0913 - what one coordinator is made of, by name
@@ -173,7 +173,8 @@ class Campaigns:
             if signed is None:
                 msg = f"campaign {campaign_id}: its document is missing from the store; restore a backup"
                 raise ConfigError(msg)
-            self._carry_out(signed)
+            if self._carry_out(signed).campaign.privacy.mode == PLAIN and not self._allow_plain:
+                raise ConfigError(f"campaign {campaign_id} is plain, and others can reach us; say --allow-plain")
 
     def _carry_out(self, signed: SignedDocument) -> CoordinatorRunner:
         runner = CoordinatorRunner(

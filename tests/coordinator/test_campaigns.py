@@ -203,6 +203,13 @@ def test_a_campaign_that_shows_contributions_needs_a_coordinator_that_allows_it(
     assert house.start(replace(CAMERA, privacy=PrivacyTerms(SUM, 3), cohort=CohortPolicy(3, 3, 60_000))) == Stored()
 
 
+def test_a_plain_campaign_is_not_resumed_where_others_can_reach_the_coordinator(house):
+    house.start(CAMERA)
+    house.allow_plain = False
+    with pytest.raises(ConfigError, match="--allow-plain"):
+        house.restart()
+
+
 def test_an_operator_who_joined_later_is_learned_of_but_not_at_every_try(house):
     house.operator_keys = []
     for _ in range(3):
