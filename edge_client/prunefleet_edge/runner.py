@@ -199,7 +199,7 @@ class DeviceRunner:
         return await self._follow(device_round, campaign, base)
 
     def _num_votes_before(self, campaign: Campaign) -> int:
-        """Sums of votes on its network before this campaign's; 0 once it has voted here: it is asked for no other."""
+        """Released sums this device had voted in before; 0 once it has voted here: it is asked for no other."""
         state = self._store.load(campaign.campaign_id)
         if state is not None and VOTE_KEY in state.spent:
             return 0
@@ -288,6 +288,7 @@ class DeviceRunner:
             await asyncio.gather(working, watching, return_exceptions=True)
 
     async def _in_slot(self, work: Awaitable[Event]) -> Event:
+        """What the work came to, held back so that when it is answered does not tell how long it took."""
         began_s, slot_s = self._world.clock(), self._reply_slot_s
         event = await work
         if slot_s:
