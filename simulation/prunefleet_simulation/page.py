@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from prunefleet_coordinator.report_model import ArmName, PairName, PhaseName, Report, Seed, Wire, report_json
+from prunefleet_shared.campaign import SUM_DP
 from prunefleet_shared.durations import in_words
 from prunefleet_simulation import charts
 from prunefleet_simulation.report import PAIRS, build_report
@@ -97,6 +98,7 @@ def render_page(report: Report) -> str:
         num_measured=sum(part.outcome is not None for part in report.rounds),
         num_accepted=_num_accepted(report),
         num_finished=_num_finished(report),
+        is_noisy=_is_noisy(report),
     )
 
 
@@ -175,13 +177,20 @@ def _bytes_chart(wire: Wire, num_devices: float) -> Chart:
 
 def _outcome_chart(report: Report) -> Chart:
     over = "devices and seeds" if report.seeds else "devices"
+    noisy = " Noise hides each device: small bars may be noise alone." if _is_noisy(report) else ""
     return Chart(
         "outcomes",
-        f"The gate kept the fleet's network {_num_accepted(report)} times out of {_num_finished(report)}",
+        _outcome_heading(report),
         f"What the outcome sessions say, in sums over {over}: accuracy gained on the gate's images, and measured "
-        "latency.",
+        f"latency.{noisy}",
         Markup(charts.outcomes(report.rounds)),  # noqa: S704 - our own drawing
     )
+
+
+def _outcome_heading(report: Report) -> str:
+    if _is_noisy(report):
+        return "What trying the fleet's network came to, with the noise that hides each device"
+    return f"The gate kept the fleet's network {_num_accepted(report)} times out of {_num_finished(report)}"
 
 
 def _time_chart(seeds: Sequence[Seed], wall_s: float) -> Chart:
@@ -191,6 +200,10 @@ def _time_chart(seeds: Sequence[Seed], wall_s: float) -> Chart:
         "Wall time of each seed: training of all arms, decisions and evaluation, on the machine named below.",
         Markup(charts.time_by_seed(seeds)),  # noqa: S704 - our own drawing
     )
+
+
+def _is_noisy(report: Report) -> bool:
+    return report.setting.privacy_mode == SUM_DP
 
 
 def _num_accepted(report: Report) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from prunefleet_coordinator.report_model import Report
+from prunefleet_shared.campaign import SUM_DP
 from prunefleet_simulation.page import PHASE_HEADINGS, render_page, write_report
 from prunefleet_simulation.report import build_report
 from prunefleet_simulation.results import ARMS, RunResult
@@ -111,6 +112,17 @@ def test_a_real_fleet_has_a_page_without_empty_parts(real_report, num_decided: i
     assert ("What the fleet decided" in words) == (num_decided > 0)
     assert ("The gate kept" in words) == (num_measured > 0)
     assert words.count("not measured yet") == num_decided - num_measured
+
+
+def test_noisy_sums_are_not_told_as_counts(real_report) -> None:
+    exact = real_report(2, 2)
+    setting = exact.setting.model_copy(update={"privacy_mode": SUM_DP})
+    words = words_of(render_page(exact.model_copy(update={"setting": setting})))
+    assert "kept by the gate" in words_of(render_page(exact)).partition("What the fleet decided")[0]
+    assert "kept by the gate" not in words.partition("What the fleet decided")[0]
+    assert "The gate kept" not in words
+    assert "read from sums with noise" in words
+    assert "read from sums with noise" not in words_of(render_page(exact))
 
 
 @pytest.mark.parametrize("phase", PHASE_HEADINGS)
