@@ -30,7 +30,7 @@ from prunefleet_edge.ranking import keep_masks, masks_by_order, per_cost, rank_w
 from prunefleet_shared.campaign import Campaign
 from prunefleet_shared.lanes import LaneBlock, LaneRule, LaneTable, grade_lane, why_sum_impossible, width_lane
 from prunefleet_shared.masks import BoolArray, FloatArray, IntArray, grade_channels, keep_counts
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.messages import Total
 
 Array = Any
 """Integers of a vector, or floats of a mean one."""

@@ -31,6 +31,7 @@ from prunefleet_shared.errors import Rejection, RejectReason
 from prunefleet_shared.layout import MAX_LEVELS
 from prunefleet_shared.messages import CheckIn, Phase, Role, SumUp, Up
 from prunefleet_shared.noise_terms import why_noise_impossible
+from prunefleet_shared.steering_terms import why_steering_impossible
 from prunefleet_shared.wire_limits import MAX_ATTEMPT
 from prunefleet_shared.wire_methods import method_of
 
@@ -245,7 +246,7 @@ def _why_network_impossible(campaign: Campaign) -> str | None:
     for term in campaign.cost_table.terms:
         if term.coefficient < 0 or len(term.groups) > 2 or not set(term.groups) <= set(range(len(groups))):
             return f"cost terms need a coefficient of at least 0 and at most two of the groups, got {term}"
-    return None
+    return why_steering_impossible(campaign.layout, campaign.steering)
 
 
 def _not_invited() -> Rejection:

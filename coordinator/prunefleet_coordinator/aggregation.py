@@ -20,8 +20,7 @@ from prunefleet_shared.documents import canonical_bytes, digest
 from prunefleet_shared.errors import LocalProtocolError
 from prunefleet_shared.lanes import grade_lane, width_lane
 from prunefleet_shared.layout import Layout
-from prunefleet_shared.messages import SessionKind
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.messages import SessionKind, Total
 
 
 def channel_order(

@@ -7,6 +7,7 @@
     DIR/level-0/cohorts.json     of several cohorts, the total of each
     DIR/level-0/decision.json    signed: what followed from it
     DIR/level-0/slim_base.json   signed: the trainer's answer
+    DIR/level-0/steering.json    how the slim base was steered: the trainer's record, put there by the operator
     DIR/level-0/outcome.json     the outcomes' total, once measured
     DIR/level-1/...
 
@@ -22,14 +23,14 @@ from prunefleet_coordinator.store import Store
 from prunefleet_shared import document_file
 from prunefleet_shared.documents import SignedDocument
 from prunefleet_shared.errors import ConfigError, InputError, ReplayError
-from prunefleet_shared.messages import SessionKind
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.messages import SessionKind, Total
 
 CAMPAIGN_FILE = "campaign.json"
 SUM_FILE = "sum.json"
 COHORTS_FILE = "cohorts.json"
 DECISION_FILE = "decision.json"
 SLIM_BASE_FILE = "slim_base.json"
+STEERING_FILE = "steering.json"
 OUTCOME_FILE = "outcome.json"
 LEVEL_FOLDER = "level-"
 

@@ -31,7 +31,7 @@ import numpy as np
 from prunefleet_shared.errors import ConfigError, LocalProtocolError
 from prunefleet_shared.lanes import LaneRule, LaneTable
 from prunefleet_shared.masks import IntArray
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.messages import Total
 
 MIN_COHORTS = 3
 """Of fewer cohorts there is no middle that a single bad one cannot move."""

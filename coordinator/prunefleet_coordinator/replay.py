@@ -22,6 +22,7 @@ from prunefleet_coordinator.archive import (
     LEVEL_FOLDER,
     OUTCOME_FILE,
     SLIM_BASE_FILE,
+    STEERING_FILE,
     SUM_FILE,
     read_cohorts,
     read_signed,
@@ -29,9 +30,11 @@ from prunefleet_coordinator.archive import (
 )
 from prunefleet_coordinator.totals import combined_total, why_total_impossible
 from prunefleet_shared.campaign import Campaign, Decision, SlimBase
+from prunefleet_shared.document_file import read_document_file
 from prunefleet_shared.documents import SignedDocument, digest, open_document
-from prunefleet_shared.errors import ConfigError, LocalProtocolError, RemoteProtocolError, ReplayError
+from prunefleet_shared.errors import ConfigError, InputError, LocalProtocolError, RemoteProtocolError, ReplayError
 from prunefleet_shared.messages import SessionKind
+from prunefleet_shared.steering_record import SteeringRecord, record_digest, why_record_wrong
 
 T = TypeVar("T")
 _SHOWN_CHARACTERS = 80
@@ -82,7 +85,8 @@ def _replay_level(folder: Path, directory: Path) -> ReplayedDecision:
     if folder.name != f"{LEVEL_FOLDER}{decision.level}":
         raise _disagrees(decision_path, "level", folder.name, f"{LEVEL_FOLDER}{decision.level}")
     _compare(decision_path, _recomputed(folder / SUM_FILE, campaign, decision.level), decision)
-    _check_slim_base(folder / SLIM_BASE_FILE, campaign, decision)
+    slim_base = _check_slim_base(folder / SLIM_BASE_FILE, campaign, decision)
+    _check_steering(folder, campaign, decision, slim_base)
     _check_outcome(folder / OUTCOME_FILE, campaign)
     return ReplayedDecision(
         path=decision_path.relative_to(directory).as_posix(),
@@ -132,9 +136,9 @@ def _compare(path: Path, expected: Decision, got: Decision) -> None:
             raise _disagrees(path, field.name, wanted, found)
 
 
-def _check_slim_base(path: Path, campaign: Campaign, decision: Decision) -> None:
+def _check_slim_base(path: Path, campaign: Campaign, decision: Decision) -> SlimBase | None:
     if not path.exists():
-        return  # the trainer has not answered yet
+        return None  # the trainer has not answered yet
     slim_base = _open(path, "slim_base", SlimBase, bytes.fromhex(campaign.slim_base_key))
     for name, wanted, found in (
         ("campaign_id", decision.campaign_id, slim_base.campaign_id),
@@ -143,6 +147,23 @@ def _check_slim_base(path: Path, campaign: Campaign, decision: Decision) -> None
     ):
         if wanted != found:
             raise _disagrees(path, name, wanted, found)
+    return slim_base
+
+
+def _check_steering(folder: Path, campaign: Campaign, decision: Decision, slim_base: SlimBase | None) -> None:
+    path = folder / STEERING_FILE
+    if not path.exists():
+        return  # it stays with the operator, unless somebody wants it checked
+    try:
+        record = read_document_file(path, SteeringRecord)
+    except InputError as error:
+        raise ReplayError(str(error)) from None
+    if slim_base and slim_base.steering_digest != record_digest(record):
+        raise _disagrees(path, "digest", slim_base.steering_digest, record_digest(record))
+    why = why_record_wrong(campaign, decision, read_total(folder / SUM_FILE), record)
+    if why:
+        msg = f"{path}: {why}"
+        raise ReplayError(msg)
 
 
 def _check_outcome(path: Path, campaign: Campaign) -> None:

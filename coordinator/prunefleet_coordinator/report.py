@@ -15,9 +15,8 @@ from prunefleet_shared import __version__
 from prunefleet_shared.campaign import PLAIN, Campaign, Decision
 from prunefleet_shared.documents import SignedDocument, open_document
 from prunefleet_shared.errors import ConfigError, RemoteProtocolError
-from prunefleet_shared.messages import Phase, SessionKind
+from prunefleet_shared.messages import Phase, SessionKind, Total
 from prunefleet_shared.metrics import read_outcome
-from prunefleet_shared.private_sum import Total
 
 HONEST_BUT_CURIOUS = (
     "Honest-but-curious only: the coordinator ran its own authority, so its operator could have made up devices."

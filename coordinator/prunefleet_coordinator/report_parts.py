@@ -25,8 +25,8 @@ from prunefleet_shared.documents import SignedDocument
 from prunefleet_shared.lanes import LaneBlock, LaneTable, grade_lane, width_lane
 from prunefleet_shared.layout import NUM_WIDTH_OPTIONS
 from prunefleet_shared.masks import NUM_MASKS, IntArray, grades_by_rank, half_mask
+from prunefleet_shared.messages import Total
 from prunefleet_shared.metrics import NUM_BINS, OUTCOME_LANES, OutcomeTally
-from prunefleet_shared.private_sum import Total
 
 _MEANINGS = {
     "grade": "Graded mask: in how many of 7 nested masks each channel survives (0 to 7); with noise, in one.",

@@ -313,7 +313,7 @@ class CoordinatorRunner:
             case Reply():
                 answer = command.answer
             case OfferDecision():
-                answer = DecisionOffer(self._campaign_signed, self._document("decision", command.level))
+                answer = self._decision_offer(command.level)
             case AcceptSlimBase() | AcceptControl():
                 answer = Stored()
             case Reject():
@@ -333,6 +333,12 @@ class CoordinatorRunner:
             decision=self._document("decision", command.level) if is_outcome else None,
             slim_base=self._document("slim_base", command.level) if is_outcome else None,
         )
+
+    def _decision_offer(self, level: int) -> DecisionOffer:
+        vote = None
+        if self._campaign.steering is not None:  # a trainer that does not steer has no use for the sum
+            vote = self._store.load_closed(self._campaign.campaign_id, SessionKind.VOTE, 0)
+        return DecisionOffer(self._campaign_signed, self._document("decision", level), vote.total if vote else None)
 
     def _document(self, kind: str, level: int) -> SignedDocument:
         signed = self._store.load_document(self._campaign.campaign_id, kind, level)

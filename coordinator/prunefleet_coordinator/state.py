@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 from prunefleet_shared.campaign import CohortPolicy, Decision, SlimBase
 from prunefleet_shared.errors import LocalProtocolError
-from prunefleet_shared.messages import Awaited, Ending, Phase, SessionKind
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.messages import Awaited, Ending, Phase, SessionKind, Total
 
 
 class Happening(enum.Enum):

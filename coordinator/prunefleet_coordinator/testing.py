@@ -71,13 +71,17 @@ def small_campaign(**changes: Any) -> Campaign:
 
 
 def vote_vector(campaign: Campaign, scores_C: Sequence[float], widths_LG: Sequence[Sequence[int]]) -> IntArray:
-    """A device's vote (int64) from its scores of all channels and the widths it wants per level and group."""
+    """A device's vote (int64) from its scores of all channels and the widths it wants per level and group.
+
+    Where the campaign steers, the lift mask is made of the same scores.
+    """
     options = [
         np.eye(NUM_WIDTH_OPTIONS, dtype=np.int64)[option_for_width(width, group.num_channels)]
         for widths_G in widths_LG
         for group, width in zip(campaign.layout.groups, widths_G, strict=True)
     ]
-    return np.concatenate([grade_layout(campaign.layout, scores_C), *options])
+    masks = [grade_layout(campaign.layout, scores_C)] * (1 if campaign.steering is None else 2)
+    return np.concatenate([*masks, *options])
 
 
 def random_vote(campaign: Campaign, seed: int) -> IntArray:

@@ -10,9 +10,9 @@ from prunefleet_shared.campaign import Campaign, CohortPolicy
 from prunefleet_shared.errors import LocalProtocolError
 from prunefleet_shared.lanes import LaneTable, why_sum_impossible
 from prunefleet_shared.masks import IntArray
-from prunefleet_shared.messages import SessionKind
+from prunefleet_shared.messages import SessionKind, Total
 from prunefleet_shared.noise import lane_variances_milli, noisy_ranges, unwrapped
-from prunefleet_shared.private_sum import CoordinatorSum, Total, noise_shares
+from prunefleet_shared.private_sum import CoordinatorSum, noise_shares
 from prunefleet_shared.secure_sum.stages import SumFailedError
 
 

@@ -20,10 +20,13 @@ class Vote:
     Attributes:
         grades_C: Graded mask, int64, one grade 0..7 per channel of the layout, group by group.
         options_LG: Width votes, int64 [levels, groups]: index 0..7 into ``width_options`` of the group.
+        lifts_C: Lift mask, in the form of ``grades_C``: the more its data use a channel beyond what public data do, the
+            higher; None where the campaign does not steer.
     """
 
     grades_C: IntArray
     options_LG: IntArray
+    lifts_C: IntArray | None = None
 
 
 class DeviceWork(Protocol):

@@ -107,10 +107,26 @@ def vote_vector(campaign: Campaign, vote: Vote) -> IntArray:
     if options_LG.size and not (options_LG.min() >= 0 and options_LG.max() < NUM_WIDTH_OPTIONS):
         msg = f"width options lie in 0..{NUM_WIDTH_OPTIONS - 1}"
         raise EgressError(msg)
+    masks = [grades_C, *_lift_masks(campaign, vote)]
     if campaign.privacy.noise is not None:
-        grades_C = half_mask(grades_C)
+        masks = [half_mask(mask_C) for mask_C in masks]
     one_hot = np.eye(NUM_WIDTH_OPTIONS, dtype=np.int64)[options_LG]
-    return np.concatenate([grades_C, one_hot.ravel()])
+    return np.concatenate([*masks, one_hot.ravel()])
+
+
+def _lift_masks(campaign: Campaign, vote: Vote) -> list[IntArray]:
+    """The lift mask of a campaign that steers, alone in a list; an empty list for one that does not."""
+    if (campaign.steering is None) != (vote.lifts_C is None):
+        wanted = "no lift mask" if campaign.steering is None else "a lift mask"
+        msg = f"the campaign asks for {wanted}"
+        raise EgressError(msg)
+    if vote.lifts_C is None:
+        return []
+    lifts_C = _integers(vote.lifts_C, "lifts")
+    if lifts_C.shape != (campaign.layout.num_channels,):
+        msg = f"a lift mask has {campaign.layout.num_channels} grades, got {lifts_C.shape}"
+        raise EgressError(msg)
+    return [lifts_C]
 
 
 def enrolment_record(message: GetAuthority | Join | Renew, now: datetime) -> EgressRecord:

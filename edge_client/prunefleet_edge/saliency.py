@@ -20,6 +20,7 @@ from prunefleet_edge.kept_whole import NORM
 from prunefleet_edge.tracing import Member, Trace, TracedGroup, channel_axis
 from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.masks import FloatArray
+from prunefleet_shared.steering_terms import USE_UNIT, SteeringTerms
 
 SALIENCY_BATCH = 64
 """Samples per pass of a criterion that looks at data: changes memory, not the result (but for rounding)."""
@@ -132,16 +133,42 @@ def activation_saliency(
         images: N×C×H×W, float32 in [0, 1].
         batch_size: Samples per pass; changes memory, not the result.
     """
+    means = _mean_use(model, traced, images, batch_size)
+    return torch.cat([mean_U / mean_U.norm().clamp_min(torch.finfo(torch.float64).tiny) for mean_U in means]).numpy()
+
+
+@torch.no_grad()
+def channel_use(model: nn.Module, traced: Trace, images: Tensor, batch_size: int = SALIENCY_BATCH) -> FloatArray:
+    """How much images use each channel: mean |a| as in :func:`activation_saliency`, without its normalization.
+
+    Linear in the images: the use of a mixture is the mixture of its parts' uses. Arguments as there.
+    """
+    return torch.cat(_mean_use(model, traced, images, batch_size)).numpy()
+
+
+def lift_saliency(use_C: FloatArray, terms: SteeringTerms) -> FloatArray:
+    """By how many of the public classes' standard deviations a channel is used more than public data use it.
+
+    Args:
+        use_C: :func:`channel_use` of the base on private images.
+        terms: What the campaign says of public ones.
+    """
+    usual_C, spread_C = np.asarray(terms.usual_uses), np.asarray(terms.use_spreads)
+    lift_C: FloatArray = (use_C * USE_UNIT - usual_C) / spread_C
+    return lift_C
+
+
+def _mean_use(model: nn.Module, traced: Trace, images: Tensor, batch_size: int) -> list[Tensor]:
+    """For each group the mean |activation| of its channels, float64."""
     with _in_eval_mode(model), _activation_means(model, traced) as means:
         for start in range(0, len(images), batch_size):
             model(images[start : start + batch_size])
-    scores = []
+    uses = []
     for index, group in enumerate(traced.groups):
         members = gate_members(group)
         own = torch.stack([_per_unit(m, means[index, m.module_name].mean(), group.num_units) for m in members])
-        mean_U = own.mean(dim=0)
-        scores.append(mean_U / mean_U.norm().clamp_min(torch.finfo(torch.float64).tiny))
-    return torch.cat(scores).numpy()
+        uses.append(own.mean(dim=0))
+    return uses
 
 
 class _RunningMean:

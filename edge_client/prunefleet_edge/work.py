@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +27,16 @@ from prunefleet_edge.ranking import keep_masks, masks_by_order, narrowest_widths
 from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.retraining import retrain, strategy_named
 from prunefleet_edge.retraining_options import PLAIN, RetrainingOptions, check_for_slim
-from prunefleet_edge.saliency import l1_saliency, taylor_saliency
+from prunefleet_edge.saliency import channel_use, l1_saliency, lift_saliency, taylor_saliency
 from prunefleet_edge.tracing import Trace, trace
 from prunefleet_edge.training import train
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.documents import digest
-from prunefleet_shared.errors import InputError
+from prunefleet_shared.errors import InputError, LayoutError
 from prunefleet_shared.layout import option_for_width
 from prunefleet_shared.masks import BoolArray, FloatArray, grade_layout
 from prunefleet_shared.metrics import Outcome
+from prunefleet_shared.steering_terms import why_steering_impossible
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,27 @@ def prepare_vote(campaign: Campaign, base: bytes, own: Samples, options: WorkOpt
     """
     check_trainable(own, "private data")
     fit = fit_split(own, options)
-    return scores_to_vote(campaign, vote_scores(campaign, dense_copy(campaign, base, fit, options), fit))
+    vote = scores_to_vote(campaign, vote_scores(campaign, dense_copy(campaign, base, fit, options), fit))
+    return with_lifts(campaign, base, own, vote, options.allowed_code)
+
+
+def with_lifts(campaign: Campaign, base: bytes, own: Samples, vote: Vote, allowed_code: Collection[str] = ()) -> Vote:
+    """The vote with a lift mask, if the campaign steers: where private images use the base more than public ones do.
+
+    The base, not the device's own copy: what public classes are compared with must be the same network everywhere. All
+    images of the device count; nothing is fitted.
+
+    Raises:
+        LayoutError: The campaign's terms do not fit its layout (the operator's to mend).
+    """
+    if campaign.steering is None:
+        return vote
+    why = why_steering_impossible(campaign.layout, campaign.steering)
+    if why:
+        raise LayoutError(why)
+    dense = load_base(campaign, base, allowed_code)
+    use_C = channel_use(dense, traced_as_asked(campaign, dense), own.images)
+    return replace(vote, lifts_C=grade_layout(campaign.layout, lift_saliency(use_C, campaign.steering)))
 
 
 def own_choice(campaign: Campaign, base: bytes, budget: int, samples: Samples, options: WorkOptions) -> nn.Module:
@@ -251,16 +272,24 @@ def personalise(
     def own_net(samples: Samples) -> Candidate:
         return own_candidate(campaign, base, budget, samples, options)
 
-    kept, verdict = _judge(fleet_net, own_net, own, options)
+    kept, verdict = judge(fleet_net, own_net, own, options)
     ratio = latency_ratio(kept.model, load_base(campaign, base, options.allowed_code), own.images[:1])
     return Personalised(kept.model, kept.masks, verdict, Outcome(True, verdict.accepted, verdict.accuracy_gain, ratio))
 
 
 Fit = Callable[[Samples], Candidate]
+"""Makes a network of some of a device's images."""
 
 
-def _judge(fleet_net: Fit, own_net: Fit, own: Samples, options: WorkOptions) -> tuple[Candidate, Verdict]:
-    """The network to keep, and the gate's verdict on images that neither candidate saw while it was judged."""
+def judge(fleet_net: Fit, own_net: Fit, own: Samples, options: WorkOptions) -> tuple[Candidate, Verdict]:
+    """The network to keep, and the gate's verdict on images that neither candidate saw while it was judged.
+
+    Args:
+        fleet_net: Fits the fleet's network to samples.
+        own_net: Fits the device's own choice.
+        own: All that the device learns from.
+        options: Its seed splits, its margin judges.
+    """
     if len(own) < CROSS_FIT_BELOW:
         generator = torch.Generator().manual_seed(options.seed)
         first, second = (own[index] for index in stratified_halves(own.labels, generator))

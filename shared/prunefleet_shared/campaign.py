@@ -13,6 +13,7 @@ from prunefleet_shared.lanes import LaneTable, vote_lanes
 from prunefleet_shared.layout import CostTable, Layout
 from prunefleet_shared.messages import SessionKind
 from prunefleet_shared.metrics import OUTCOME_LANES
+from prunefleet_shared.steering_terms import SteeringTerms
 
 PLAIN, SUM, SUM_DP = "plain", "sum", "sum+dp"
 PRIVACY_MODES = (PLAIN, SUM, SUM_DP)
@@ -112,6 +113,7 @@ class Campaign:
         cohort: Whom a session waits for.
         decision_key: Whose signature makes a decision of this campaign: P-256, DER, in hex (182 digits).
         slim_base_key: Whose signature makes a slim base of it.
+        steering: What devices compare their use of channels with; None where nothing is steered.
     """
 
     campaign_id: str
@@ -126,11 +128,13 @@ class Campaign:
     cohort: CohortPolicy
     decision_key: str
     slim_base_key: str
+    steering: SteeringTerms | None = None
 
     @property
     def vote_lanes(self) -> LaneTable:
         """The lane table of the vote session; it follows from layout and schedule."""
-        return vote_lanes(self.layout, len(self.levels), is_noisy=self.privacy.noise is not None)
+        is_noisy, is_steered = self.privacy.noise is not None, self.steering is not None
+        return vote_lanes(self.layout, len(self.levels), is_noisy=is_noisy, is_steered=is_steered)
 
     def lanes_of(self, kind: SessionKind) -> LaneTable:
         """The lane table of a session: what a contribution to it consists of."""
@@ -172,6 +176,8 @@ class SlimBase:
         decision_fingerprint: The decision it was made for.
         model_digest: SHA-256 (hex) of the slim network's safetensors file.
         model_bytes: Size of that file.
+        steering_digest: SHA-256 (hex) of the trainer's record of how it was steered (``steering_record``), which stays
+            with the operator; empty where nothing was steered.
     """
 
     campaign_id: str
@@ -179,6 +185,7 @@ class SlimBase:
     decision_fingerprint: str
     model_digest: str
     model_bytes: int
+    steering_digest: str = ""
 
 
 def decision_fingerprint(

@@ -86,25 +86,31 @@ def grade_lane(group_name: str) -> str:
     return f"grade/{group_name}"
 
 
+def lift_lane(group_name: str) -> str:
+    """Name of the lift-mask block of a group; only campaigns that steer have it."""
+    return f"lift/{group_name}"
+
+
 def width_lane(level: int, group_name: str) -> str:
     """Name of the width-vote block of a group at a level (0-based index into the schedule)."""
     return f"width/{level}/{group_name}"
 
 
-def vote_lanes(layout: Layout, num_levels: int, *, is_noisy: bool = False) -> LaneTable:
-    """A vote: one graded mask, then one width vote per level and group.
+def vote_lanes(layout: Layout, num_levels: int, *, is_noisy: bool = False, is_steered: bool = False) -> LaneTable:
+    """A vote: one graded mask, one lift mask where the campaign steers, then one width vote per level and group.
 
     With noise a mask has one bit for a channel, its better half: the less a device can change in a sum, the less noise
     hides it.
     """
     clip, rule = (1, LaneRule.HALF) if is_noisy else (NUM_MASKS, LaneRule.GRADES)
-    grades = [LaneBlock(grade_lane(g.name), g.num_channels, clip, rule) for g in layout.groups]
+    names = (grade_lane, lift_lane) if is_steered else (grade_lane,)
+    masks = [LaneBlock(name(g.name), g.num_channels, clip, rule) for name in names for g in layout.groups]
     widths = [
         LaneBlock(width_lane(level, g.name), NUM_WIDTH_OPTIONS, 1, LaneRule.ONE_HOT)
         for level in range(num_levels)
         for g in layout.groups
     ]
-    return LaneTable((*grades, *widths))
+    return LaneTable((*masks, *widths))
 
 
 def pack(table: LaneTable, vector: npt.ArrayLike) -> bytes:

@@ -156,6 +156,19 @@ class GetStatus:
     """Asks where every campaign stands."""
 
 
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What a closed session yields: the sum over a cohort, never one device's vector.
+
+    Attributes:
+        lanes: The sum, one integer per lane.
+        num_devices: Contributions in it.
+    """
+
+    lanes: tuple[int, ...]
+    num_devices: int
+
+
 # --- down ------------------------------------------------------------------------------------------------------------
 
 
@@ -214,10 +227,17 @@ class ModelChunk:
 
 @dataclass(frozen=True, slots=True)
 class DecisionOffer:
-    """The signed decision that waits for a slim base, and the campaign it belongs to."""
+    """The signed decision that waits for a slim base, and the campaign it belongs to.
+
+    Attributes:
+        campaign: Signed.
+        decision: Signed.
+        vote_total: If the campaign steers, the sum that the decision follows from.
+    """
 
     campaign: SignedDocument
     decision: SignedDocument
+    vote_total: Total | None = None
 
 
 @dataclass(frozen=True, slots=True)

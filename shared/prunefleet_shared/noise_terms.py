@@ -28,7 +28,7 @@ class NoiseWish:
     delta_power: int
 
 
-def make_noise_terms(layout: Layout, num_levels: int, wish: NoiseWish) -> NoiseTerms:
+def make_noise_terms(layout: Layout, num_levels: int, wish: NoiseWish, *, is_steered: bool = False) -> NoiseTerms:
     """Terms that cover one vote and the outcome of every level, with as little noise as the wish needs.
 
     Raises:
@@ -37,7 +37,7 @@ def make_noise_terms(layout: Layout, num_levels: int, wish: NoiseWish) -> NoiseT
     if not 1 <= wish.epsilon_milli <= 1000 * MAX_EPSILON or wish.delta_power not in DELTA_POWERS:
         msg = f"noise: expected epsilon 0.001 to {MAX_EPSILON:g} and delta 1e-3 to 1e-12"
         raise ConfigError(msg)
-    tables = _released(vote_lanes(layout, num_levels, is_noisy=True), num_levels)
+    tables = _released(vote_lanes(layout, num_levels, is_noisy=True, is_steered=is_steered), num_levels)
     multiplier_milli = multiplier_milli_for(tables, wish.epsilon_milli / 1000, 10.0**-wish.delta_power)
     return NoiseTerms(wish.epsilon_milli, wish.delta_power, num_levels, multiplier_milli)
 

@@ -30,19 +30,6 @@ from prunefleet_shared.sum_messages import Contribute, ContributionCounted, SumD
 
 
 @dataclass(frozen=True, slots=True)
-class Total:
-    """What a closed session yields.
-
-    Attributes:
-        lanes: The sum, one integer per lane.
-        num_devices: Contributions in it.
-    """
-
-    lanes: tuple[int, ...]
-    num_devices: int
-
-
-@dataclass(frozen=True, slots=True)
 class SessionFacts:
     """Which session of a campaign a sum is for.
 

@@ -34,9 +34,8 @@ def down_to_wire(response_type: type[Any], down: CoordinatorDown) -> Message:
             wire = pb.CheckInResponse(invitation=_invitation_to_wire(down))
         case m.ModelChunk(total_bytes, chunk):
             wire = pb.FetchModelResponse(total_bytes=total_bytes, chunk=chunk)
-        case m.DecisionOffer(campaign, decision):
-            offer = pb.DecisionOffer(campaign=document_to_wire(campaign), decision=document_to_wire(decision))
-            wire = pb.AwaitDecisionResponse(offer=offer)
+        case m.DecisionOffer():
+            wire = pb.AwaitDecisionResponse(offer=_offer_to_wire(down))
         case m.ComeBack():
             wire = response_type(come_back=come_back_to_wire(down))
         case m.CampaignEnded(ending):
@@ -82,12 +81,31 @@ def _alternative_from_wire(
         return m.CampaignOffer(document_in(wire, which))
     part = getattr(wire, which)
     if which == "offer":
-        return m.DecisionOffer(document_in(part, "campaign"), document_in(part, "decision"))
+        return _offer_from_wire(part)
     if which == "invitation":
         return _invitation_from_wire(part)
     if which == "come_back":
         return come_back_from_wire(part)
     return m.CampaignEnded(closed(m.Ending, part.ending, "ending"))
+
+
+def _offer_to_wire(offer: m.DecisionOffer) -> pb.DecisionOffer:
+    total = offer.vote_total
+    return pb.DecisionOffer(
+        campaign=document_to_wire(offer.campaign),
+        decision=document_to_wire(offer.decision),
+        vote_total=None if total is None else pb.VoteTotal(lanes=total.lanes, num_devices=total.num_devices),
+    )
+
+
+def _offer_from_wire(wire: pb.DecisionOffer) -> m.DecisionOffer:
+    campaign, decision = document_in(wire, "campaign"), document_in(wire, "decision")
+    if not wire.HasField("vote_total"):
+        return m.DecisionOffer(campaign, decision)
+    total = wire.vote_total
+    limits.bounded(len(total.lanes), range(1, limits.MAX_LANES + 1), "vote_total of as many lanes as there are")
+    num_devices = limits.bounded(total.num_devices, range(1, limits.MAX_DEVICES + 1), "num_devices")
+    return m.DecisionOffer(campaign, decision, m.Total(tuple(total.lanes), num_devices))
 
 
 def _invitation_to_wire(invitation: m.Invitation) -> pb.Invitation:

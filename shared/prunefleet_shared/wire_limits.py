@@ -23,6 +23,15 @@ MAX_MODEL_BYTES = 512 * 1024**2
 MAX_CONTRIBUTION_BYTES = 1024**2
 """A masked vector of 30,000 lanes of 16 bits takes 60 kB."""
 
+MAX_LANES = 1 << 20
+"""Lanes of a vector: a contribution of :data:`MAX_CONTRIBUTION_BYTES` has a byte for each, about."""
+
+MAX_DEVICES = 1_000_000
+"""Devices in all cohorts of a round."""
+
+MAX_TOTAL_BYTES = 5 * MAX_LANES
+"""Five bytes hold any sum over that many devices, noise included."""
+
 MAX_SLIM_BASE_BYTES = 64 * 1024
 """The trainer's document names a model and holds none: a few hundred bytes."""
 

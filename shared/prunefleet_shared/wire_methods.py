@@ -107,6 +107,7 @@ _SHORT, _DOCUMENTS, _PIECE, _LIST = (
     limits.MAX_LIST_BYTES,
 )
 _CERTIFICATES = limits.MAX_MEMBERSHIP_BYTES
+_OFFER = 2 * _DOCUMENTS + limits.MAX_TOTAL_BYTES
 _ROWS = (
     Method(GetCampaign, (CampaignOffer, ComeBack), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
     Method(CheckIn, (Invitation, ComeBack, CampaignEnded), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
@@ -125,7 +126,7 @@ _ROWS = (
     Method(ConfirmSurvivors, (Confirmations, ComeBack), FLEET, _DEVICE, _SHORT, limits.MAX_CONFIRMATIONS_BYTES),
     Method(Unmask, (ContributionCounted, ComeBack), FLEET, _DEVICE, limits.MAX_SHARES_BYTES, _SHORT),
     Method(FetchModel, (ModelChunk,), FLEET, _DEVICE | _TRAINER, _SHORT, _PIECE),
-    Method(AwaitDecision, (DecisionOffer, ComeBack, CampaignEnded), TRAINER, _TRAINER, _SHORT, 2 * _DOCUMENTS),
+    Method(AwaitDecision, (DecisionOffer, ComeBack, CampaignEnded), TRAINER, _TRAINER, _SHORT, _OFFER),
     Method(UploadModel, (Stored,), TRAINER, _TRAINER | _OPERATOR, _PIECE, _SHORT),
     Method(PublishSlimBase, (Stored,), TRAINER, _TRAINER, limits.MAX_SLIM_BASE_BYTES, _SHORT),
     Method(StartCampaign, (Stored,), OPERATOR, _OPERATOR, _DOCUMENTS, _SHORT),

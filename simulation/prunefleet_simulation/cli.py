@@ -38,6 +38,9 @@ def simulate(  # noqa: PLR0913 - one argument per option
     ] = None,
     min_devices: Annotated[int | None, typer.Option(help="Fewest devices in a sum (default 8).")] = None,
     epsilon: Annotated[float | None, typer.Option(help="With sum+dp: epsilon of a campaign (default 8).")] = None,
+    steering: Annotated[
+        bool | None, typer.Option(help="Retrain on public data like what the fleet sees (default yes).")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same keys; options win.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of where it is.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress display.")] = False,

@@ -21,17 +21,21 @@ from prunefleet_edge.device import Vote
 from prunefleet_edge.evaluation import accuracy
 from prunefleet_edge.latency import latency_ratio
 from prunefleet_edge.models import ModelSpec, example_input, parse_spec
+from prunefleet_edge.ranking import masks_by_order
 from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.tracing import count_macs
 from prunefleet_edge.training import train
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.errors import InputError
 from prunefleet_shared.masks import BoolArray, FloatArray
+from prunefleet_shared.messages import Total
 from prunefleet_shared.metrics import Outcome
+from prunefleet_shared.steering_record import SteeringRecord
 from prunefleet_simulation.fleet_data import DevicePools, Pool
 from prunefleet_simulation.results import ArmCost
 from prunefleet_trainer.campaign_files import BaseFiles, agnostic_masks, describe_base
 from prunefleet_trainer.public import read_base, retrain_slim_base, train_base
+from prunefleet_trainer.steering import steer
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,13 @@ def start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def base_job(spec: ModelSpec, public: Pool, recipe: Recipe, seed: int, base: Path | None) -> BaseFiles:
+def base_job(
+    spec: ModelSpec, public: Pool, recipe: Recipe, seed: int, base: Path | None, *, is_steered: bool
+) -> BaseFiles:
     """Train the base on public data, or read it, and describe it."""
     samples = public.samples(spec.num_classes, "public data")
     model = read_base(spec, _read(base), samples) if base else train_base(spec, samples, recipe, seed)
-    return describe_base(spec, model)
+    return describe_base(spec, model, samples if is_steered else None)
 
 
 def _read(base: Path) -> bytes:
@@ -95,6 +101,7 @@ def vote_job(
         vote = work.prepare_vote(campaign, base, data.own, options)
     else:
         vote = work.scores_to_vote(campaign, public_scores_C)
+        vote = work.with_lifts(campaign, base, data.own, vote)
     dense = work.dense_copy(campaign, base, work.fit_split(data.own, options), options)
     return vote, ArmResult(accuracy(dense, data.report), ArmCost(1.0, 1.0, 1.0))
 
@@ -121,9 +128,27 @@ def personal_job(
 def slim_base_job(
     campaign: Campaign, base: bytes, masks: Sequence[BoolArray], public: Pool, recipe: Recipe, seed: int
 ) -> bytes:
-    """The trainer's work on a decision."""
+    """A slim base that is not steered: the agnostic arms'."""
     samples = public.samples(parse_spec(campaign.model).num_classes, "public data")
     return retrain_slim_base(campaign.model, base, masks, samples, recipe, seed, layout=campaign.layout)
+
+
+def decided_job(
+    campaign: Campaign,
+    decision: Decision,
+    vote_total: Total | None,
+    base: bytes,
+    public: Pool,
+    recipe: Recipe,
+    seed: int,
+) -> tuple[bytes, SteeringRecord | None]:
+    """The trainer's work on a decision: the slim base, and how it was steered."""
+    samples = public.samples(parse_spec(campaign.model).num_classes, "public data")
+    masks = masks_by_order(decision.prior, decision.widths)
+    steering = None if vote_total is None else steer(campaign, decision, vote_total, base, samples)
+    weights_N = steering.weights_N if steering else None
+    model = retrain_slim_base(campaign.model, base, masks, samples, recipe, seed, weights_N, layout=campaign.layout)
+    return model, steering.record if steering else None
 
 
 def agnostic_job(

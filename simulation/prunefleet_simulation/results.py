@@ -8,8 +8,9 @@ from typing import get_args
 from prunefleet_coordinator.report_model import ArmName
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.documents import SignedDocument
+from prunefleet_shared.messages import Total
 from prunefleet_shared.metrics import OutcomeTally
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.steering_record import SteeringRecord
 
 ARMS: tuple[ArmName, ...] = get_args(ArmName)
 """Report order. Every pruned arm is evaluated at the schedule's last level, at equal MACs."""
@@ -45,11 +46,12 @@ class ArmCost:
 
 @dataclass(frozen=True, slots=True)
 class LevelResult:
-    """One round: the decision at one level and how it went, in sums."""
+    """One round: the decision at one level, how it went, in sums, and how its slim base was steered."""
 
     decision: Decision
     signed_decision: SignedDocument
     outcome: OutcomeTally
+    steering: SteeringRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)

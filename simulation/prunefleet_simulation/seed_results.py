@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,10 @@ from prunefleet_coordinator.store import Store
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.documents import read_document
 from prunefleet_shared.errors import LocalProtocolError
-from prunefleet_shared.messages import SessionKind
+from prunefleet_shared.messages import SessionKind, Total
 from prunefleet_shared.meter import Meter
 from prunefleet_shared.metrics import read_outcome
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.steering_record import SteeringRecord
 from prunefleet_simulation.jobs import ArmResult
 from prunefleet_simulation.results import ArmCost, DeviceResult, LevelResult, SeedResult, WireTotals
 from prunefleet_simulation.simulated_device import SimulatedDevice
@@ -35,6 +35,7 @@ def gather_results(
     store: Store,
     devices: Sequence[SimulatedDevice],
     agnostic: Sequence[tuple[ArmResult, ArmResult]],
+    steering: Mapping[int, SteeringRecord],
     traffic: Traffic,
     wall_s: float,
 ) -> SeedResult:
@@ -44,7 +45,7 @@ def gather_results(
         LocalProtocolError: A campaign that ended well lacks a sum or a decision (a bug).
     """
     arms = [_arms(device, pair, len(campaign.levels)) for device, pair in zip(devices, agnostic, strict=True)]
-    levels = tuple(_level(store, campaign, level) for level in range(len(campaign.levels)))
+    levels = tuple(_level(store, campaign, level, steering.get(level)) for level in range(len(campaign.levels)))
     return SeedResult(
         seed=seed,
         campaign=campaign,
@@ -81,14 +82,14 @@ def _device(number: int, device: SimulatedDevice, arms: dict[str, ArmResult]) ->
     )
 
 
-def _level(store: Store, campaign: Campaign, level: int) -> LevelResult:
+def _level(store: Store, campaign: Campaign, level: int, steering: SteeringRecord | None) -> LevelResult:
     signed = store.load_document(campaign.campaign_id, "decision", level)
     if signed is None:
         msg = f"no decision is stored for level {level}"
         raise LocalProtocolError(msg)
     outcome = _total(store, campaign, SessionKind.OUTCOME, level)
     lanes = np.asarray(outcome.lanes, dtype=np.int64)
-    return LevelResult(read_document(signed.payload, Decision), signed, read_outcome(lanes))
+    return LevelResult(read_document(signed.payload, Decision), signed, read_outcome(lanes), steering)
 
 
 def _total(store: Store, campaign: Campaign, kind: SessionKind, level: int) -> Total:

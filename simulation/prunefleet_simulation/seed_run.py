@@ -17,26 +17,27 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-from prunefleet_coordinator.archive import write_run
+from prunefleet_coordinator.archive import LEVEL_FOLDER, STEERING_FILE, write_run
 from prunefleet_coordinator.grpc_carrier import start_server
 from prunefleet_coordinator.runner import CoordinatorRunner
 from prunefleet_coordinator.store import SqlStore
 from prunefleet_coordinator.watch import Fact
 from prunefleet_edge.egress import Egress
-from prunefleet_edge.ranking import masks_by_order
 from prunefleet_edge.runner import DeviceRunner, SumMembership
 from prunefleet_edge.store import SqliteDeviceStore
 from prunefleet_edge.work import WorkOptions
 from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision
 from prunefleet_shared.certificates import Authority, create_authority, issue
+from prunefleet_shared.document_file import write_document
 from prunefleet_shared.documents import digest, public_bytes, sign_document
 from prunefleet_shared.errors import InputError
 from prunefleet_shared.grpc_link import GrpcLink
 from prunefleet_shared.identity import create_signing_key
 from prunefleet_shared.masks import BoolArray
-from prunefleet_shared.messages import Role
+from prunefleet_shared.messages import Role, Total
 from prunefleet_shared.meter import Meter
 from prunefleet_shared.secure_sum.roster import Members, SumIdentity
+from prunefleet_shared.steering_record import SteeringRecord, record_digest
 from prunefleet_simulation import jobs
 from prunefleet_simulation.fleet_data import FleetData
 from prunefleet_simulation.progress_events import DeviceState
@@ -47,7 +48,7 @@ from prunefleet_simulation.seed_story import SeedStory
 from prunefleet_simulation.settings import Settings
 from prunefleet_simulation.simulated_device import SimulatedDevice, Workers
 from prunefleet_trainer.campaign_files import BaseFiles, agnostic_masks, make_campaign
-from prunefleet_trainer.runner import TrainerRunner
+from prunefleet_trainer.runner import Retrained, TrainerRunner
 
 DEVICE_CLASS = "simulated"
 SESSION_DEADLINE_MS = 6 * 3600 * 1000
@@ -123,8 +124,10 @@ async def run_seed(plan: SeedPlan, workers: Workers, story: SeedStory) -> SeedRe
         fleet = _Fleet(plan, campaign, devices, workers, story, store)
         agnostic, traffic = await fleet.play(stack)
         write_run(plan.folder, store, campaign.campaign_id)
+        for level, record in fleet.steering.items():
+            write_document(plan.folder / f"{LEVEL_FOLDER}{level}" / STEERING_FILE, record)
         wall_s = time.monotonic() - started_s
-        return gather_results(plan.seed, campaign, store, devices, agnostic, traffic, wall_s)
+        return gather_results(plan.seed, campaign, store, devices, agnostic, fleet.steering, traffic, wall_s)
 
 
 class _Fleet:
@@ -143,6 +146,7 @@ class _Fleet:
         self._workers, self._story = workers, story
         self._campaign_key, self._trainer_key = plan.campaign_key, plan.trainer_key
         self._meter = Meter()
+        self.steering: dict[int, SteeringRecord] = {}
         self._last_cost: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         ids = random.Random(plan.seed)  # noqa: S311 - a simulation's ids must repeat; a deployment's come from secrets
         self._authority = create_authority(_now())
@@ -223,9 +227,15 @@ class _Fleet:
         finally:
             await link.close()
 
-    async def _retrain(self, _campaign: Campaign, decision: Decision) -> bytes:
-        masks = masks_by_order(decision.prior, decision.widths)
-        return await self._slim_base(masks)
+    async def _retrain(self, campaign: Campaign, decision: Decision, vote_total: Total | None) -> Retrained:
+        data, recipe, seed = self._plan.data.public, self._plan.settings.recipe.public, self._plan.seed
+        model, record = await self._workers.run(
+            jobs.decided_job, campaign, decision, vote_total, self._plan.files.weights, data, recipe, seed
+        )
+        if record is None:
+            return Retrained(model)
+        self.steering[decision.level] = record
+        return Retrained(model, record_digest(record))
 
     async def _slim_base(self, masks: Sequence[BoolArray]) -> bytes:
         data, recipe = self._plan.data.public, self._plan.settings.recipe.public

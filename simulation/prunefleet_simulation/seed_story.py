@@ -8,7 +8,7 @@ from prunefleet_coordinator.watch import Fact
 from prunefleet_simulation.progress import Progress
 from prunefleet_simulation.progress_events import Awaited, DeviceChanged, DeviceState, Noted, PhaseChanged, SeedStarted
 
-STEPS = {"base_job": 12, "vote_job": 2, "slim_base_job": 4, "personal_job": 4, "agnostic_job": 1}
+STEPS = {"base_job": 12, "vote_job": 2, "slim_base_job": 4, "decided_job": 4, "personal_job": 4, "agnostic_job": 1}
 """Relative time each job takes, for the time left; measured roughly on the digits preset."""
 _STATES = {
     "preparing the vote": DeviceState.SCORING,
@@ -30,7 +30,9 @@ class SeedStory:
     def plan(self, num_devices: int, num_levels: int) -> None:
         """A seed is about to begin: count its steps."""
         per_device = STEPS["vote_job"] + num_levels * STEPS["personal_job"] + STEPS["agnostic_job"]
-        self._steps_total = STEPS["base_job"] + (num_levels + 1) * STEPS["slim_base_job"] + num_devices * per_device
+        self._steps_total = (
+            STEPS["base_job"] + num_levels * STEPS["decided_job"] + STEPS["slim_base_job"] + num_devices * per_device
+        )
         self._steps_done = 0
 
     def begin(self, seed: int, names: Sequence[str], num_levels: int) -> None:

@@ -38,6 +38,7 @@ class Settings(BaseModel):
     privacy: Literal["sum", "sum+dp", "plain"] = "sum"
     min_devices: Annotated[int, Field(ge=3, le=1000)] = 8
     epsilon: Annotated[float, Field(gt=0, le=100)] = 8.0
+    steering: bool = True
 
     @model_validator(mode="after")
     def _check(self) -> Settings:

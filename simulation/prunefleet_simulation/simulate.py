@@ -109,7 +109,8 @@ async def _all_seeds(
 
 def _start_base(settings: Settings, seed: int, data: FleetData, workers: Workers) -> asyncio.Task[BaseFiles]:
     recipe = settings.recipe.base
-    return asyncio.create_task(workers.run(jobs.base_job, data.spec, data.public, recipe, seed, settings.base))
+    base = workers.run(jobs.base_job, data.spec, data.public, recipe, seed, settings.base, is_steered=settings.steering)
+    return asyncio.create_task(base)
 
 
 def new_run_id(settings: Settings, now: datetime) -> str:

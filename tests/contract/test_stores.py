@@ -11,8 +11,7 @@ from prunefleet_coordinator.testing import random_vote, small_campaign
 from prunefleet_shared.campaign import SlimBase
 from prunefleet_shared.documents import SignedDocument, digest
 from prunefleet_shared.errors import LocalProtocolError
-from prunefleet_shared.messages import Phase, SessionKind
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.messages import Phase, SessionKind, Total
 
 CAMPAIGN = small_campaign()
 TOTAL = Total(tuple(int(lane) for lane in random_vote(CAMPAIGN, 1)), 1)

@@ -30,8 +30,8 @@ from prunefleet_shared.campaign import (
 from prunefleet_shared.documents import public_bytes
 from prunefleet_shared.errors import RejectReason
 from prunefleet_shared.layout import CostTable, CostTerm
-from prunefleet_shared.messages import AwaitDecision, CheckIn, GetCampaign, Readiness, Role, SessionKind
-from prunefleet_shared.private_sum import SessionFacts, Total, open_coordinator_sum
+from prunefleet_shared.messages import AwaitDecision, CheckIn, GetCampaign, Readiness, Role, SessionKind, Total
+from prunefleet_shared.private_sum import SessionFacts, open_coordinator_sum
 from prunefleet_shared.sum_messages import Contribute
 from prunefleet_shared.testing import TRAINER_PUBLIC
 

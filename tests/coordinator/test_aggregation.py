@@ -12,7 +12,7 @@ from prunefleet_shared.campaign import Campaign
 from prunefleet_shared.documents import canonical_bytes, digest, read_document
 from prunefleet_shared.errors import LocalProtocolError
 from prunefleet_shared.layout import ChannelGroup, Layout
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.messages import Total
 
 VECTOR = Path(__file__).parents[1] / "vectors" / "decision.json"
 

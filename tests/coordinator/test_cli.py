@@ -14,8 +14,7 @@ from prunefleet_coordinator.testing import random_vote, small_campaign
 from prunefleet_shared import __version__
 from prunefleet_shared.documents import sign_document
 from prunefleet_shared.errors import CarrierError
-from prunefleet_shared.messages import Phase, SessionKind
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.messages import Phase, SessionKind, Total
 from prunefleet_shared.testing import COORDINATOR_KEY as KEY
 
 with warnings.catch_warnings():

@@ -10,7 +10,7 @@ from prunefleet_coordinator.combination import CombinationRule, combine
 from prunefleet_coordinator.testing import random_vote, small_campaign
 from prunefleet_shared.errors import ConfigError, LocalProtocolError
 from prunefleet_shared.lanes import LaneBlock, LaneRule, LaneTable, grade_lane, width_lane
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.messages import Total
 
 CAMPAIGN = small_campaign()
 TABLE = CAMPAIGN.vote_lanes

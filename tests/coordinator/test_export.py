@@ -18,9 +18,8 @@ from prunefleet_shared.campaign import SlimBase
 from prunefleet_shared.documents import sign_document
 from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.lanes import unpack
-from prunefleet_shared.messages import SessionKind
+from prunefleet_shared.messages import SessionKind, Total
 from prunefleet_shared.metrics import OUTCOME_LANES
-from prunefleet_shared.private_sum import Total
 from prunefleet_shared.testing import COORDINATOR_KEY as KEY
 from prunefleet_shared.testing import TRAINER_KEY
 

@@ -3,21 +3,26 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from prunefleet_coordinator.aggregation import decide
-from prunefleet_coordinator.archive import read_signed, read_total, write_run
+from prunefleet_coordinator.archive import STEERING_FILE, read_signed, read_total, write_run
 from prunefleet_coordinator.replay import replay
 from prunefleet_coordinator.state import ClosedRound, Snapshot
 from prunefleet_coordinator.store import MemoryStore
 from prunefleet_coordinator.testing import outcome_payload, random_vote, small_campaign
 from prunefleet_coordinator.totals import total_of
 from prunefleet_shared.campaign import SlimBase
+from prunefleet_shared.document_file import read_document_file, write_document
 from prunefleet_shared.documents import sign_document
 from prunefleet_shared.errors import ReplayError
-from prunefleet_shared.messages import Phase, SessionKind
-from prunefleet_shared.private_sum import SessionFacts, Total, open_coordinator_sum
+from prunefleet_shared.masks import grade_layout
+from prunefleet_shared.messages import Phase, SessionKind, Total
+from prunefleet_shared.private_sum import SessionFacts, open_coordinator_sum
+from prunefleet_shared.steering_record import SteeringRecord, make_record, record_digest
+from prunefleet_shared.steering_terms import SteeringTerms
 from prunefleet_shared.sum_messages import Contribute
 from prunefleet_shared.testing import COORDINATOR_KEY as KEY
 from prunefleet_shared.testing import TRAINER_KEY
@@ -51,6 +56,46 @@ def stored_run():
     second = Snapshot(campaign_id, Phase.RETRAINING, 1, decisions=decisions)
     store.save_closing(outcome, second, sign_document("decision", decisions[1], KEY))
     return store
+
+
+def steered_run(folder):
+    """A run whose first slim base was steered, the trainer's record beside it."""
+    num_channels = CAMPAIGN.layout.num_channels
+    campaign = replace(CAMPAIGN, steering=SteeringTerms((1,) * num_channels, (1,) * num_channels))
+    votes = [random_vote(campaign, seed) for seed in (1, 2)]
+    total = Total(tuple(int(a + b) for a, b in zip(*votes, strict=True)), 2)
+    decision = decide(campaign, total, 0)
+    profiles = [grade_layout(campaign.layout, np.random.default_rng(kind).random(num_channels)) for kind in range(3)]
+    record = make_record(campaign, decision, total, np.stack(profiles))
+    slim_base = SlimBase(campaign.campaign_id, 0, decision.fingerprint, "00" * 32, 5, record_digest(record))
+    store, snapshot = MemoryStore(), Snapshot(campaign.campaign_id, Phase.RETRAINING, 0, decisions=(decision,))
+    store.save_document(campaign.campaign_id, 0, sign_document("campaign", campaign, KEY))
+    vote = ClosedRound(SessionKind.VOTE, 0, "aa", total, ("d1", "d2"))
+    store.save_closing(vote, snapshot, sign_document("decision", decision, KEY))
+    store.save_snapshot(snapshot, sign_document("slim_base", slim_base, TRAINER_KEY))
+    write_run(folder, store, campaign.campaign_id)
+    write_document(folder / "level-0" / STEERING_FILE, record)
+    return folder
+
+
+def test_how_a_slim_base_was_steered_is_recomputed_too(tmp_path):
+    (level,) = replay(steered_run(tmp_path / "run"))
+    assert level.level == 0
+
+
+def test_a_record_of_steering_that_does_not_follow_is_found(tmp_path):
+    run = steered_run(tmp_path / "run")
+    path = run / "level-0" / STEERING_FILE
+    edit(path, lambda record: record["mixture"].update(explained_ppm=7))
+    with pytest.raises(ReplayError, match=r"steering.json: digest does not follow"):
+        replay(run)
+    digest_of_the_forged = record_digest(read_document_file(path, SteeringRecord))
+    resign(run / "level-0" / "slim_base.json", TRAINER_KEY, steering_digest=digest_of_the_forged)
+    with pytest.raises(ReplayError, match=r"steering.json: the mixture that it states"):
+        replay(run)
+    path.write_text("{}")
+    with pytest.raises(ReplayError, match=r"steering.json: .*SteeringRecord"):
+        replay(run)
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from prunefleet_coordinator.state import ClosedRound, Snapshot
 from prunefleet_coordinator.store import SqlStore
 from prunefleet_shared.documents import SignedDocument
 from prunefleet_shared.errors import ConfigError
-from prunefleet_shared.messages import SessionKind
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.messages import SessionKind, Total
 
 SNAPSHOT = Snapshot("c", level=1)
 CLOSED = ClosedRound(SessionKind.VOTE, 0, "aa", Total((1, 2), 1), ("device-1",))

@@ -8,8 +8,7 @@ import pytest
 from prunefleet_coordinator.testing import random_vote, small_campaign
 from prunefleet_coordinator.totals import combined_total, fewest_cohorts, why_total_impossible
 from prunefleet_shared.errors import LocalProtocolError
-from prunefleet_shared.messages import SessionKind
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.messages import SessionKind, Total
 
 
 def total_of(campaign, seeds):

@@ -4,7 +4,7 @@ private sum are in ``test_egress_sum``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,10 +13,10 @@ import pytest
 
 from prunefleet_edge.device import Vote
 from prunefleet_edge.egress import Egress, EgressRecord, outcome_vector, vote_vector
-from prunefleet_shared.campaign import SUM, SUM_DP, PrivacyTerms
+from prunefleet_shared.campaign import SUM, SUM_DP, Campaign, PrivacyTerms
 from prunefleet_shared.documents import digest
 from prunefleet_shared.errors import EgressError, LocalProtocolError
-from prunefleet_shared.lanes import grade_lane, unpack, width_lane
+from prunefleet_shared.lanes import grade_lane, lift_lane, unpack, width_lane
 from prunefleet_shared.masks import grade_layout
 from prunefleet_shared.messages import (
     AwaitDecision,
@@ -30,6 +30,7 @@ from prunefleet_shared.messages import (
 from prunefleet_shared.metrics import OUTCOME_LANES, Outcome
 from prunefleet_shared.noise_terms import NoiseWish, make_noise_terms
 from prunefleet_shared.private_sum import SessionFacts
+from prunefleet_shared.steering_terms import SteeringTerms
 from prunefleet_shared.sum_messages import Contribute, ContributionCounted, Unmask
 from prunefleet_shared.testing import ScriptedLink, run_simulated, tiny_campaign
 
@@ -82,6 +83,46 @@ def test_a_noisy_vote_says_one_bit_of_each_channel() -> None:
     plain = CAMPAIGN.vote_lanes.split(vote_vector(CAMPAIGN, vote))
     for level, group in ((0, "conv1"), (1, "conv2")):
         assert blocks[width_lane(level, group)].tolist() == plain[width_lane(level, group)].tolist()
+
+
+STEERED = tiny_campaign(steering=SteeringTerms((5,) * 24, (1,) * 24))
+
+
+def a_steered_vote() -> Vote:
+    return replace(a_vote(), lifts_C=grade_layout(CAMPAIGN.layout, np.random.default_rng(6).random(24)))
+
+
+def test_where_a_campaign_steers_a_vote_has_a_lift_mask_too() -> None:
+    vote = a_steered_vote()
+    vector = vote_vector(STEERED, vote)
+    Desk().egress.seal(STEERED, SessionKind.VOTE, vector)
+    blocks = STEERED.vote_lanes.split(vector)
+    assert [*blocks[lift_lane("conv1")], *blocks[lift_lane("conv2")]] == list(vote.lifts_C)  # type: ignore[arg-type]
+    assert [*blocks[grade_lane("conv1")], *blocks[grade_lane("conv2")]] == list(vote.grades_C)
+    assert STEERED.vote_lanes.num_lanes == CAMPAIGN.vote_lanes.num_lanes + 24
+
+
+def test_with_noise_a_lift_mask_has_one_bit_for_a_channel() -> None:
+    noise = make_noise_terms(CAMPAIGN.layout, len(CAMPAIGN.levels), NoiseWish(8000, 6), is_steered=True)
+    campaign = replace(STEERED, privacy=PrivacyTerms(SUM_DP, 3, noise))
+    blocks = campaign.vote_lanes.split(vote_vector(campaign, a_steered_vote()))
+    for name, num_channels in (("conv1", 8), ("conv2", 16)):
+        assert (set(blocks[lift_lane(name)]), blocks[lift_lane(name)].sum()) == ({0, 1}, num_channels // 2)
+
+
+@pytest.mark.parametrize(
+    ("campaign", "vote"),
+    [
+        (STEERED, a_vote()),
+        (CAMPAIGN, a_steered_vote()),
+        (STEERED, replace(a_vote(), lifts_C=a_vote().grades_C[:-1])),
+        (STEERED, replace(a_vote(), lifts_C=a_vote().grades_C.astype(np.float64))),
+    ],
+    ids=["no lift mask", "not asked for", "a channel missing", "floats"],
+)
+def test_a_lift_mask_goes_out_only_where_it_is_asked_for(campaign: Campaign, vote: Vote) -> None:
+    with pytest.raises(EgressError):
+        vote_vector(campaign, vote)
 
 
 @pytest.mark.parametrize(

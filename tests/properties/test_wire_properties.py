@@ -49,6 +49,7 @@ from prunefleet_shared.messages import (
     SessionKind,
     StartCampaign,
     Stored,
+    Total,
     UploadModel,
 )
 from prunefleet_shared.sum_messages import (
@@ -129,6 +130,10 @@ ups = st.one_of(
     ),
     st.builds(ListMembers, st.none() | roles, st.just("") | names),
 )
+vote_totals = st.builds(
+    Total, st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20).map(tuple), st.integers(1, 10**6)
+)
+offers = st.builds(DecisionOffer, documents, documents, st.none() | vote_totals)
 waits = st.one_of(
     st.builds(ComeBack, st.integers(0, 2**32 - 1), st.sampled_from(Awaited)),
     st.builds(CampaignEnded, st.sampled_from(Ending)),
@@ -206,7 +211,7 @@ downs = st.one_of(
     st.tuples(st.just(FLEET + "ConfirmSurvivors"), per_member(Confirmations, (64, 0))),
     st.tuples(st.sampled_from(STAGES), st.builds(ComeBack, numbers, st.sampled_from(Awaited))),
     st.tuples(st.just(FLEET + "FetchModel"), st.builds(ModelChunk, totals, some_bytes)),
-    st.tuples(st.just(TRAINER + "AwaitDecision"), st.builds(DecisionOffer, documents, documents) | waits),
+    st.tuples(st.just(TRAINER + "AwaitDecision"), offers | waits),
     st.tuples(st.sampled_from([TRAINER + "UploadModel", TRAINER + "PublishSlimBase"]), st.just(Stored())),
 )
 texts = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=200)

@@ -14,7 +14,7 @@ from prunefleet_shared.document_file import read_document_file, read_signed, wri
 from prunefleet_shared.documents import open_document, sign_document
 from prunefleet_shared.durations import in_words, parse_duration_s
 from prunefleet_shared.errors import ConfigError, InputError
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.messages import Total
 from prunefleet_shared.testing import COORDINATOR_KEY, COORDINATOR_PUBLIC, tiny_campaign
 
 SIGNED = sign_document("campaign", tiny_campaign(), COORDINATOR_KEY)

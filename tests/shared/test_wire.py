@@ -48,6 +48,7 @@ from prunefleet_shared.messages import (
     SessionKind,
     StartCampaign,
     Stored,
+    Total,
     UploadModel,
 )
 
@@ -219,10 +220,13 @@ def test_the_longest_answer_fits(method, message):
     comes_back_the_same(FLEET + method, message)
 
 
+LARGEST_TOTAL = Total((7 * limits.MAX_DEVICES,) * limits.MAX_LANES, limits.MAX_DEVICES)
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        (TRAINER + "AwaitDecision", DecisionOffer(LONGEST, replace(LONGEST, kind="decision"))),
+        (TRAINER + "AwaitDecision", DecisionOffer(LONGEST, replace(LONGEST, kind="decision"), LARGEST_TOTAL)),
         (ENROLMENT + "Join", LONGEST_MEMBERSHIP),
         (AUTHORITY + "Renew", LONGEST_MEMBERSHIP),
         (AUTHORITY + "ListDenied", DenyList(("f" * 40,) * limits.MAX_DENIED)),

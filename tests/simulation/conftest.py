@@ -41,8 +41,8 @@ from prunefleet_shared.layout import (
     width_options,
 )
 from prunefleet_shared.masks import descending_order, grade_layout
+from prunefleet_shared.messages import Total
 from prunefleet_shared.metrics import OUTCOME_LANES, Outcome, outcome_vector, read_outcome
-from prunefleet_shared.private_sum import Total
 from prunefleet_shared.testing import COORDINATOR_KEY as KEY
 from prunefleet_shared.testing import COORDINATOR_PUBLIC, TRAINER_PUBLIC
 from prunefleet_simulation.results import (

@@ -15,7 +15,7 @@ from prunefleet_coordinator.aggregation import decide
 from prunefleet_shared.documents import digest, sign_document
 from prunefleet_shared.layout import NUM_WIDTH_OPTIONS
 from prunefleet_shared.masks import IntArray, grade_layout
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.messages import Total
 from prunefleet_shared.testing import COORDINATOR_KEY
 from prunefleet_simulation.report import build_report
 from prunefleet_simulation.results import RunResult, SeedResult

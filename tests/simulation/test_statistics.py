@@ -12,7 +12,7 @@ from prunefleet_shared.campaign import Campaign, CohortPolicy, Level, PrivacyTer
 from prunefleet_shared.lanes import grade_lane, width_lane
 from prunefleet_shared.layout import NUM_WIDTH_OPTIONS, ChannelGroup, CostTable, CostTerm, Layout
 from prunefleet_shared.masks import grade_channels
-from prunefleet_shared.private_sum import Total
+from prunefleet_shared.messages import Total
 from prunefleet_simulation.statistics import bootstrap_mean, paired_difference, worst_decile
 
 

@@ -21,6 +21,7 @@ from prunefleet_shared.messages import (
     Ending,
     PublishSlimBase,
     Stored,
+    Total,
     UploadModel,
 )
 from prunefleet_shared.testing import (
@@ -35,7 +36,7 @@ from prunefleet_shared.testing import (
     tiny_decision,
 )
 from prunefleet_shared.wire_limits import CHUNK_BYTES
-from prunefleet_trainer.runner import TrainerRunner
+from prunefleet_trainer.runner import Retrained, TrainerRunner
 
 CAMPAIGN = tiny_campaign()
 DECISION = tiny_decision(CAMPAIGN)
@@ -54,12 +55,14 @@ class Trainer:
         self.link = ScriptedLink(script)
         self.clock = SimClock()
         self.asked: list[Decision] = []
+        self.totals: list[Total | None] = []
         self._model = model
 
-    async def _retrain(self, campaign: Campaign, decision: Decision) -> bytes:
+    async def _retrain(self, campaign: Campaign, decision: Decision, vote_total: Total | None) -> Retrained:
         assert campaign == CAMPAIGN
         self.asked.append(decision)
-        return self._model
+        self.totals.append(vote_total)
+        return Retrained(self._model, "5e" * 32 if vote_total else "")
 
     def run(self, campaign_id: str = CAMPAIGN.campaign_id) -> Ending:
         runner = TrainerRunner(
@@ -122,6 +125,14 @@ def test_the_document_names_the_decision_and_the_model_and_is_signed() -> None:
     trainer.run()
     expected = SlimBase(CAMPAIGN.campaign_id, DECISION.level, DECISION.fingerprint, digest(b"a slim base"), 11)
     assert trainer.published == [expected]
+
+
+def test_a_steered_slim_base_names_the_record_of_its_steering() -> None:
+    total = Total((3, 1, 2), 4)
+    trainer = Trainer([replace(OFFER, vote_total=total), STORED, STORED, DONE], b"a slim base")
+    trainer.run()
+    assert trainer.totals == [total]
+    assert trainer.published[0].steering_digest == "5e" * 32
 
 
 def test_every_level_gets_its_own_slim_base() -> None:

@@ -45,6 +45,7 @@ from prunefleet_shared.messages import (
     ModelChunk,
     PublishSlimBase,
     Stored,
+    Total,
     UploadModel,
 )
 from prunefleet_shared.testing import (
@@ -65,7 +66,7 @@ from prunefleet_trainer.model_folder import ModelFolder
 from prunefleet_trainer.public import fresh
 from prunefleet_trainer.retrain_job import RetrainOrder
 from prunefleet_trainer.retraining import ChildRetraining, RetrainPlan
-from prunefleet_trainer.runner import FOREIGN_REST_S, TrainerRunner
+from prunefleet_trainer.runner import FOREIGN_REST_S, Retrained, TrainerRunner
 from prunefleet_trainer.serve import FATAL, RETRIES, serve
 
 torch.set_num_threads(1)
@@ -108,9 +109,9 @@ class Served:
         self.foreign: list[str] = []
         self.trained: list[Decision] = []
 
-    async def _retrain(self, _campaign: Campaign, decision: Decision) -> bytes:
+    async def _retrain(self, _campaign: Campaign, decision: Decision, _total: Total | None) -> Retrained:
         self.trained.append(decision)
-        return b"slim"
+        return Retrained(b"slim")
 
     def _runner(self) -> TrainerRunner:
         return TrainerRunner(
@@ -199,7 +200,7 @@ def test_the_only_campaign_asked_for_must_name_us() -> None:
     foreign = replace(TINY, slim_base_key=COORDINATOR_PUBLIC.hex())
     link = ScriptedLink([offer(foreign)])
 
-    async def retrain(_campaign: Campaign, _decision: Decision) -> bytes:
+    async def retrain(_campaign: Campaign, _decision: Decision, _total: Total | None) -> Retrained:
         raise AssertionError
 
     runner = TrainerRunner(
@@ -220,13 +221,13 @@ class Working:
         self.clock = SimClock()
         self.is_cancelled = False
 
-    async def _retrain(self, _campaign: Campaign, _decision: Decision) -> bytes:
+    async def _retrain(self, _campaign: Campaign, _decision: Decision, _total: Total | None) -> Retrained:
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             self.is_cancelled = True
             raise
-        return b"slim"
+        return Retrained(b"slim")
 
     def step(self) -> object:
         keys = [OPERATOR_PUBLIC]
@@ -309,7 +310,7 @@ def no_child(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def retrain(link: ScriptedLink, the_plan: RetrainPlan, said: list[str] | None = None) -> bytes:
     retraining_ = ChildRetraining(link, the_plan, [].append if said is None else said.append)
-    return asyncio.run(retraining_(CAMPAIGN, DECISION))
+    return asyncio.run(retraining_(CAMPAIGN, DECISION, None)).model
 
 
 def test_a_child_makes_the_slim_base_and_a_second_trainer_finds_it(
@@ -373,7 +374,7 @@ def test_a_coordinator_that_sends_another_base_is_not_believed(tmp_path: Path, p
 def test_a_fingerprint_that_is_a_path_becomes_no_file(tmp_path: Path, public: Path, base: Path) -> None:
     evil = replace(DECISION, fingerprint="../../../evil")
     with pytest.raises(RemoteProtocolError, match="64 hex digits"):
-        asyncio.run(ChildRetraining(ScriptedLink([]), plan(tmp_path, public, base), print)(CAMPAIGN, evil))
+        asyncio.run(ChildRetraining(ScriptedLink([]), plan(tmp_path, public, base), print)(CAMPAIGN, evil, None))
 
 
 def test_a_network_that_is_code_is_made_only_if_it_was_allowed(
@@ -387,8 +388,8 @@ def test_a_network_that_is_code_is_made_only_if_it_was_allowed(
     refused = plan(tmp_path, public, base)
     allowed = replace(refused, allowed_code=("our_network:build",))
     with pytest.raises(PrunefleetError, match="not allowed"):
-        asyncio.run(ChildRetraining(ScriptedLink([]), refused, print)(campaign, DECISION))
-    assert asyncio.run(ChildRetraining(ScriptedLink([]), allowed, print)(campaign, DECISION))
+        asyncio.run(ChildRetraining(ScriptedLink([]), refused, print)(campaign, DECISION, None))
+    assert asyncio.run(ChildRetraining(ScriptedLink([]), allowed, print)(campaign, DECISION, None))
 
 
 def test_what_is_wrong_with_the_data_is_said_by_the_parent(tmp_path: Path, public: Path, base: Path) -> None:

@@ -72,6 +72,9 @@ def create(  # noqa: PLR0913 - one argument per option
     recipe: Annotated[RecipeName, typer.Option(help="How a base is trained.")] = RecipeName.AUTO,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the public data, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Of a base's first weights.")] = 1,
+    steering: Annotated[
+        bool, typer.Option(help="Ask for lift masks, which say what the fleet sees; needs --public.")
+    ] = True,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -90,7 +93,8 @@ def _made_words(made: dict[str, Any]) -> str:
         f"campaign {made['campaign_id']} for class {made['device_class']}: {made['model']}, "
         f"{made['num_channels']} channels in {made['num_groups']} groups\n"
         f"levels of {made['dense_cost']:,} {made['cost_unit']}: {levels}\n"
-        f"a vote takes {made['vote_bytes']:,} bytes; privacy mode {made['privacy_mode']}\n"
+        f"a vote takes {made['vote_bytes']:,} bytes; privacy mode {made['privacy_mode']}; "
+        f"{'steered' if made['is_steered'] else 'not steered'}\n"
         f"next: prunefleet campaign start {made['folder']}"
     )
 

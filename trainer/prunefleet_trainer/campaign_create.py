@@ -46,6 +46,7 @@ class CampaignWish:
         recipe: How a base is trained.
         epochs: Passes over the data, at most; None leaves the recipe's.
         seed: Of a base's first weights and of the order of its training.
+        is_steered: Whether devices are asked for a lift mask; needs public data with labels.
     """
 
     device_class: str
@@ -60,6 +61,7 @@ class CampaignWish:
     recipe: RecipeName = RecipeName.AUTO
     epochs: int | None = None
     seed: int = 1
+    is_steered: bool = True
 
 
 def check_cohort(cohort: CohortPolicy) -> CohortPolicy:
@@ -106,7 +108,7 @@ def make_base(wish: CampaignWish, say: Callable[[str], None]) -> BaseFiles:
     public = _public(wish, spec, say)
     model = _given(wish.base, spec, public) if wish.base else _trained(wish, spec, public, say)
     say("tracing the base, and checking that its channels can be removed")
-    return describe_base(spec, model)
+    return describe_base(spec, model, public if wish.is_steered else None)
 
 
 def make_document(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from prunefleet_edge.data import Samples
 from prunefleet_edge.models import ModelSpec, example_input
 from prunefleet_edge.models.weights import save_weights
 from prunefleet_edge.onboarding import onboard
@@ -23,6 +24,8 @@ from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.layout import MAX_LEVELS, CostTable, Layout
 from prunefleet_shared.masks import BoolArray, FloatArray, descending_order
 from prunefleet_shared.noise_terms import NoiseWish, make_noise_terms
+from prunefleet_shared.steering_terms import SteeringTerms
+from prunefleet_trainer.steering import public_use, steering_terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class BaseFiles:
         macs: Cost of any widths in multiply-accumulates per sample.
         parameters: The same in parameters.
         l1_scores_C: Mean |w| per channel: the public order, and what the agnostic baseline prunes by.
+        steering: How public data use the base; None where there are none, or nothing is to be steered.
     """
 
     model: str
@@ -44,6 +48,7 @@ class BaseFiles:
     macs: CostTable
     parameters: CostTable
     l1_scores_C: FloatArray
+    steering: SteeringTerms | None = None
 
     @property
     def public_order(self) -> tuple[tuple[int, ...], ...]:
@@ -64,17 +69,24 @@ class BaseFiles:
         return tables[unit]
 
 
-def describe_base(spec: ModelSpec, model: nn.Module) -> BaseFiles:
+def describe_base(spec: ModelSpec, model: nn.Module, public: Samples | None = None) -> BaseFiles:
     """Trace ``model``, try out what can be pruned safely, and write down all that others need to know of it.
 
+    Args:
+        spec: Its specification.
+        model: The base.
+        public: What to steer by; None for a campaign that does not.
+
     Raises:
+        InputError: The public data cannot be steered by.
         LayoutError: It cannot be traced, or no channel group of it is safe to prune.
     """
     example = example_input(spec)
     traced = onboard(model, example)
     macs, parameters = (cost_table(model, example, traced, unit) for unit in ("macs", "parameters"))
     scores = l1_saliency(model, traced)
-    return BaseFiles(str(spec), save_weights(model), traced.layout, macs, parameters, scores)
+    steering = None if public is None else steering_terms(public_use(model, traced, public))
+    return BaseFiles(str(spec), save_weights(model), traced.layout, macs, parameters, scores, steering)
 
 
 def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
@@ -123,7 +135,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
     return Campaign(
         campaign_id=campaign_id,
         device_class=device_class,
-        privacy=_with_noise(privacy, noise, files.layout, len(levels_permille)),
+        privacy=_with_noise(privacy, noise, files, len(levels_permille)),
         model=files.model,
         base_digest=digest(files.weights),
         layout=files.layout,
@@ -133,13 +145,15 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
         cohort=cohort,
         decision_key=decision_key.hex(),
         slim_base_key=slim_base_key.hex(),
+        steering=files.steering,
     )
 
 
-def _with_noise(privacy: PrivacyTerms, wish: NoiseWish | None, layout: Layout, num_levels: int) -> PrivacyTerms:
+def _with_noise(privacy: PrivacyTerms, wish: NoiseWish | None, files: BaseFiles, num_levels: int) -> PrivacyTerms:
     if wish is None:
         return privacy
-    return replace(privacy, noise=make_noise_terms(layout, num_levels, wish))
+    is_steered = files.steering is not None
+    return replace(privacy, noise=make_noise_terms(files.layout, num_levels, wish, is_steered=is_steered))
 
 
 def agnostic_masks(files: BaseFiles, table: CostTable, budget: int) -> list[BoolArray]:

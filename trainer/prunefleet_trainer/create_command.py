@@ -59,6 +59,7 @@ class CreateOptions:
     recipe: RecipeName
     epochs: int | None
     seed: int
+    steering: bool
     state: Path | None
 
     @property
@@ -135,6 +136,7 @@ def create_campaign(options: CreateOptions, say: Callable[[str], None]) -> dict[
         options.recipe,
         options.epochs,
         options.seed,
+        options.steering,
     )
     keys = asyncio.run(_keys(options))
     files = make_base(wish, say)
@@ -207,6 +209,7 @@ def _facts(campaign: Campaign, folder: Path) -> dict[str, Any]:
         "device_class": campaign.device_class,
         "model": campaign.model,
         "privacy_mode": campaign.privacy.mode,
+        "is_steered": campaign.steering is not None,
         "base_digest": campaign.base_digest,
         "num_groups": len(campaign.layout.groups),
         "num_channels": campaign.layout.num_channels,

@@ -13,15 +13,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prunefleet_edge.threads import use_threads
 from prunefleet_shared.campaign import Campaign, Decision
-from prunefleet_shared.document_file import read_document_file
+from prunefleet_shared.document_file import read_document_file, write_document
 from prunefleet_shared.documents import read_document
 from prunefleet_shared.durations import in_words
 from prunefleet_shared.errors import InputError, PrunefleetError
+from prunefleet_shared.messages import Total
+from prunefleet_shared.mixture import in_words_of
 from prunefleet_trainer.model_folder import ModelFolder
 from prunefleet_trainer.recipe_name import RecipeName
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prunefleet_edge.data import Samples
 
 TELL_S = 5.0
 """Least time between two lines of progress."""
@@ -41,6 +49,8 @@ class RetrainOrder:
         threads: torch's.
         cache: Folder for the result, under the decision's fingerprint.
         allowed_code: Each ``package.module:factory`` that the person at this machine lets a network be made by.
+        vote_total: JSON of the sum that the decision follows from, to steer by; empty draws every image alike.
+        steering_record: Where the record of the steering goes.
     """
 
     campaign: str
@@ -52,6 +62,8 @@ class RetrainOrder:
     threads: int
     cache: str
     allowed_code: tuple[str, ...] = ()
+    vote_total: str = ""
+    steering_record: str = ""
 
 
 def epoch_teller(what: str, num_epochs: int) -> Callable[[int], None]:
@@ -91,6 +103,7 @@ def retrain(order: RetrainOrder) -> Path:
     recipe = public_recipes(RecipeName(order.recipe), spec).with_epochs(order.epochs or None).slim_base
     masks = masks_by_order(decision.prior, decision.widths)
     base = _read_base(Path(order.base))
+    weights_N = _steered(order, campaign, decision, base, public)
     tell = epoch_teller(f"retraining level {decision.level + 1} on {len(public)} public images", recipe.epochs)
     seed = int(decision.fingerprint[:8], 16)  # the same decision and data give the same slim base
     model = retrain_slim_base(
@@ -100,11 +113,29 @@ def retrain(order: RetrainOrder) -> Path:
         public,
         recipe,
         seed,
+        weights_N,
         on_epoch=tell,
         layout=campaign.layout,
         allowed_code=order.allowed_code,
     )
     return ModelFolder(Path(order.cache)).save(decision.fingerprint, model)
+
+
+def _steered(
+    order: RetrainOrder, campaign: Campaign, decision: Decision, base: bytes, public: Samples
+) -> Tensor | None:
+    """How often each public image is drawn, once the record of why is written; None draws all alike."""
+    from prunefleet_trainer.steering import steer
+
+    if not order.vote_total:
+        return None
+    vote_total = read_document(order.vote_total.encode(), Total)
+    steering = steer(campaign, decision, vote_total, base, public, order.allowed_code)
+    if steering is None:
+        return None
+    write_document(Path(order.steering_record), steering.record)
+    print(in_words_of(steering.record.mixture), file=sys.stderr, flush=True)  # noqa: T201 - progress
+    return steering.weights_N
 
 
 def _read_base(path: Path) -> bytes:

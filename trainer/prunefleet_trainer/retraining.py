@@ -14,17 +14,21 @@ from pathlib import Path
 
 from prunefleet_edge.threads import DEFAULT_THREADS
 from prunefleet_shared.campaign import Campaign, Decision
-from prunefleet_shared.document_file import write_document
+from prunefleet_shared.document_file import read_document_file, write_document
 from prunefleet_shared.documents import canonical_bytes, digest
 from prunefleet_shared.errors import InputError
-from prunefleet_shared.messages import Link
+from prunefleet_shared.messages import Link, Total
+from prunefleet_shared.steering_record import SteeringRecord, record_digest
 from prunefleet_trainer.model_folder import ModelFolder
 from prunefleet_trainer.model_transfer import fetch_model
 from prunefleet_trainer.recipe_name import RecipeName
 from prunefleet_trainer.retrain_job import RetrainOrder
+from prunefleet_trainer.runner import Retrained
 
 MAX_RETRAIN_S = 48 * 3600.0
 """Longest time that a retraining may take."""
+RECORD_PREFIX = "steering-"
+"""Records of how slim bases were steered, by the decision's fingerprint."""
 STOP_S = 5.0
 """Time a child has to end before it is killed."""
 
@@ -68,8 +72,8 @@ class ChildRetraining:
         self._bases = ModelFolder(plan.state / "bases")
         self._slim_bases = ModelFolder(plan.state / "slim_bases")
 
-    async def __call__(self, campaign: Campaign, decision: Decision) -> bytes:
-        """The slim base of ``decision``, safetensors.
+    async def __call__(self, campaign: Campaign, decision: Decision, vote_total: Total | None) -> Retrained:
+        """The slim base of ``decision``, steered by ``vote_total``.
 
         Raises:
             InputError: Data or base cannot be used, or training failed (the user's to mend).
@@ -77,18 +81,28 @@ class ChildRetraining:
             RemoteProtocolError: The coordinator has no such base.
             CarrierError: It cannot be reached.
         """
-        finished = self._slim_bases.path(decision.fingerprint)
+        finished = self._finished(decision, vote_total)
         if finished:
             self._say(f"level {decision.level + 1} was retrained before; sending it again")
-            return finished.read_bytes()
+            return finished
         base = await self._base(campaign)
         self._say(f"campaign {campaign.campaign_id[:8]}, level {decision.level + 1}: retraining")
-        await _run_child(self._write_order(campaign, decision, base))
-        finished = self._slim_bases.path(decision.fingerprint)
+        await _run_child(self._write_order(campaign, decision, base, vote_total))
+        finished = self._finished(decision, vote_total)
         if finished is None:
             msg = f"retraining level {decision.level + 1} left no model in {self._plan.state}; is the disk full?"
             raise InputError(msg)
-        return finished.read_bytes()
+        return finished
+
+    def _finished(self, decision: Decision, vote_total: Total | None) -> Retrained | None:
+        path, record = self._slim_bases.path(decision.fingerprint), self._record_path(decision)
+        if path is None or (vote_total is not None and not record.exists()):
+            return None
+        steering = "" if vote_total is None else record_digest(read_document_file(record, SteeringRecord))
+        return Retrained(path.read_bytes(), steering)
+
+    def _record_path(self, decision: Decision) -> Path:
+        return self._plan.state / f"{RECORD_PREFIX}{decision.fingerprint}.json"
 
     async def _base(self, campaign: Campaign) -> Path:
         cached = self._given_base(campaign) or self._bases.path(campaign.base_digest)
@@ -111,7 +125,7 @@ class ChildRetraining:
         self._say(f"{path} is {got[:12]}, not the base of campaign {campaign.campaign_id[:8]}; not used for it")
         return None
 
-    def _write_order(self, campaign: Campaign, decision: Decision, base: Path) -> Path:
+    def _write_order(self, campaign: Campaign, decision: Decision, base: Path, vote_total: Total | None) -> Path:
         order = RetrainOrder(
             campaign=canonical_bytes(campaign).decode(),
             decision=canonical_bytes(decision).decode(),
@@ -122,6 +136,8 @@ class ChildRetraining:
             threads=self._plan.threads,
             cache=str(self._plan.state / "slim_bases"),
             allowed_code=self._plan.allowed_code,
+            vote_total="" if vote_total is None else canonical_bytes(vote_total).decode(),
+            steering_record=str(self._record_path(decision)),
         )
         path = self._plan.state / "order.json"
         write_document(path, order)

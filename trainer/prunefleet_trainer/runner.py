@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -22,10 +23,26 @@ from prunefleet_shared.messages import (
     Ending,
     Link,
     PublishSlimBase,
+    Total,
 )
 from prunefleet_trainer.model_transfer import upload_model
 
-Retrain = Callable[[Campaign, Decision], Awaitable[bytes]]
+
+@dataclass(frozen=True, slots=True)
+class Retrained:
+    """What came of retraining.
+
+    Attributes:
+        model: The slim base, safetensors.
+        steering_digest: Of the record of how it was steered (``steering_record``); empty if it was not.
+    """
+
+    model: bytes
+    steering_digest: str = ""
+
+
+Retrain = Callable[[Campaign, Decision, Total | None], Awaitable[Retrained]]
+"""Makes a slim base for a decision, steered by the sum of votes where there is one."""
 WATCH_S = 5.0
 """Time between two questions whether the work is still wanted."""
 FOREIGN_REST_S = 10.0
@@ -40,8 +57,7 @@ class TrainerRunner:
         campaign_id: The campaign to serve; empty for all.
         operator_keys: Whose signatures make a campaign as known now, DER each; it names who signs its decisions.
         signing_key: Signs slim bases; campaigns that name another are left to their trainer.
-        retrain: Prunes the base to a decision, retrains it, and returns safetensors bytes; cancelled when the result is
-            no longer wanted.
+        retrain: Prunes the base to a decision and retrains it; cancelled when the result is no longer wanted.
         sleep: Waits for some seconds.
         on_foreign: Told of a campaign that names another trainer, each time it is offered.
     """
@@ -96,8 +112,8 @@ class TrainerRunner:
             case ComeBack(after_ms, _):
                 await self._sleep(after_ms / 1000)
                 return None
-            case DecisionOffer(campaign, decision):
-                return await self._answer(*self._opened(campaign, decision))
+            case DecisionOffer(campaign, decision, vote_total):
+                return await self._answer(*self._opened(campaign, decision), vote_total)
             case answer:
                 msg = f"AwaitDecision was answered by a {type(answer).__name__}"
                 raise LocalProtocolError(msg)
@@ -113,7 +129,7 @@ class TrainerRunner:
             raise reject(RejectReason.WRONG_CAMPAIGN, expected=self._campaign_id or campaign.campaign_id)
         return campaign, decision
 
-    async def _answer(self, campaign: Campaign, decision: Decision) -> SlimBase | None:
+    async def _answer(self, campaign: Campaign, decision: Decision, vote_total: Total | None) -> SlimBase | None:
         if campaign.slim_base_key != public_bytes(self._signing_key.public_key()).hex():
             if self._campaign_id:
                 expected, got = "a campaign that names our key", "one that names another trainer's"
@@ -122,12 +138,12 @@ class TrainerRunner:
                 self._on_foreign(campaign)
             await self._sleep(FOREIGN_REST_S)
             return None
-        model = await self._retrained(campaign, decision)
-        return None if model is None else await self._publish(decision, model)
+        retrained = await self._retrained(campaign, decision, vote_total)
+        return None if retrained is None else await self._publish(decision, retrained)
 
-    async def _retrained(self, campaign: Campaign, decision: Decision) -> bytes | None:
-        """The slim base's bytes; None when it is no longer wanted."""
-        work = asyncio.ensure_future(self._retrain(campaign, decision))
+    async def _retrained(self, campaign: Campaign, decision: Decision, vote_total: Total | None) -> Retrained | None:
+        """The slim base; None when it is no longer wanted."""
+        work = asyncio.ensure_future(self._retrain(campaign, decision, vote_total))
         try:
             while not work.done():
                 await asyncio.wait({work}, timeout=WATCH_S)
@@ -151,8 +167,15 @@ class TrainerRunner:
             return self._opened(answer.campaign, answer.decision)[1] == decision
         return isinstance(answer, ComeBack)
 
-    async def _publish(self, decision: Decision, model: bytes) -> SlimBase:
-        name = await upload_model(self._link, model)
-        slim_base = SlimBase(decision.campaign_id, decision.level, decision.fingerprint, name, len(model))
+    async def _publish(self, decision: Decision, retrained: Retrained) -> SlimBase:
+        name = await upload_model(self._link, retrained.model)
+        slim_base = SlimBase(
+            decision.campaign_id,
+            decision.level,
+            decision.fingerprint,
+            name,
+            len(retrained.model),
+            retrained.steering_digest,
+        )
         await self._link.call(PublishSlimBase(sign_document("slim_base", slim_base, self._signing_key)))
         return slim_base

@@ -288,12 +288,22 @@ class AwaitDecisionResponse(_message.Message):
     def __init__(self, offer: _Optional[_Union[DecisionOffer, _Mapping]] = ..., come_back: _Optional[_Union[ComeBack, _Mapping]] = ..., campaign_ended: _Optional[_Union[CampaignEnded, _Mapping]] = ...) -> None: ...
 
 class DecisionOffer(_message.Message):
-    __slots__ = ("campaign", "decision")
+    __slots__ = ("campaign", "decision", "vote_total")
     CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
+    VOTE_TOTAL_FIELD_NUMBER: _ClassVar[int]
     campaign: SignedDocument
     decision: SignedDocument
-    def __init__(self, campaign: _Optional[_Union[SignedDocument, _Mapping]] = ..., decision: _Optional[_Union[SignedDocument, _Mapping]] = ...) -> None: ...
+    vote_total: VoteTotal
+    def __init__(self, campaign: _Optional[_Union[SignedDocument, _Mapping]] = ..., decision: _Optional[_Union[SignedDocument, _Mapping]] = ..., vote_total: _Optional[_Union[VoteTotal, _Mapping]] = ...) -> None: ...
+
+class VoteTotal(_message.Message):
+    __slots__ = ("lanes", "num_devices")
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    NUM_DEVICES_FIELD_NUMBER: _ClassVar[int]
+    lanes: _containers.RepeatedScalarFieldContainer[int]
+    num_devices: int
+    def __init__(self, lanes: _Optional[_Iterable[int]] = ..., num_devices: _Optional[int] = ...) -> None: ...
 
 class UploadModelRequest(_message.Message):
     __slots__ = ("digest", "offset", "total_bytes", "chunk")
