@@ -11,7 +11,8 @@ of steps there.
   on the device.
 - ``fleet``: the topology that the summed votes decide, retrained on public images drawn as the fleet's lift masks say
   (steering), fine-tuned on the device, and kept if the gate prefers it to ``local``.
-- ``fleet_unsteered``: the same, but all public images drawn alike. ``oracle``: the same, drawn by the true classes.
+- ``fleet_unsteered``: the fleet's topology, but all public images drawn alike; no gate. ``oracle``: drawn by the true
+  classes; no gate.
 
 Experiments: ``few`` (fleets of twelve devices that see ten of twenty classes each), ``lacking`` (public data and base
 lack the fleet's classes). Rows are appended as they come to ``benchmarks/results/fleet_<experiment>.json``; what is
@@ -44,7 +45,8 @@ from prunefleet_shared.campaign import SUM, Campaign, CohortPolicy, PrivacyTerms
 from prunefleet_shared.documents import canonical_bytes, digest
 from prunefleet_shared.masks import BoolArray
 from prunefleet_shared.messages import Total
-from prunefleet_shared.mixture import PPM, Mixture
+from prunefleet_shared.mixture import PPM
+from prunefleet_shared.steering_record import SteeringRecord
 from prunefleet_trainer.campaign_files import BaseFiles, agnostic_masks, describe_base, make_campaign
 from prunefleet_trainer.recipes import IMAGES
 from prunefleet_trainer.steering import steer
@@ -67,10 +69,11 @@ class Bench:
         case: Which fleet.
         epochs: Of public retraining.
         pool: Worker processes.
+        has_oracle: Whether the arm ``oracle`` is run, too.
     """
 
-    def __init__(self, case: Case, epochs: int, pool: Executor) -> None:
-        self.case, self._epochs, self.pool = case, epochs, pool
+    def __init__(self, case: Case, epochs: int, pool: Executor, *, has_oracle: bool) -> None:
+        self.case, self._epochs, self.pool, self._has_oracle = case, epochs, pool, has_oracle
         self.job = Job(case, cache_folder() / "fleet" / str(case))
         self.job.folder.mkdir(parents=True, exist_ok=True)
         self.public = public_of(case, load_cifar100())
@@ -114,10 +117,10 @@ class Bench:
             "fleet_unsteered": (masks, None),
             "agnostic": (agnostic, None),
         }
-        if self.case.name != "lacking":
+        if self._has_oracle:
             draws["oracle"] = (masks, self._true_weights())
         futures = {arm: self.pool.submit(slim_job, *self._order(*draw)) for arm, draw in draws.items()}
-        return {arm: future.result() for arm, future in futures.items()}, self._found(steering.record.mixture)
+        return {arm: future.result() for arm, future in futures.items()}, self._found(steering.record)
 
     def _order(self, masks: list[BoolArray], weights_N: list[float] | None) -> tuple[object, ...]:
         lists = tuple(tuple(int(kept) for kept in mask) for mask in masks)
@@ -133,13 +136,13 @@ class Bench:
         counts = np.bincount([label for own in held for label in own.classes], minlength=NUM_CLASSES)
         return [float(counts[label]) for label in self.public.labels.tolist()]
 
-    def _found(self, mixture: Mixture) -> Row:
-        kinds = np.unique(self.public.labels.numpy())
-        on_fleet = sum(mixture.weights_ppm[k] for k in np.flatnonzero(np.isin(kinds, fleet_classes(self.case))))
+    def _found(self, record: SteeringRecord) -> Row:
+        shares = zip(record.mixture.weights_ppm, record.kinds, strict=True)
+        on_fleet = sum(weight for weight, kind in shares if kind in fleet_classes(self.case))
         return {
             "weight_on_fleet": round(on_fleet / PPM, 4),
-            "explained": round(mixture.explained_ppm / PPM, 4),
-            "is_confident": int(mixture.is_confident),
+            "explained": round(record.mixture.explained_ppm / PPM, 4),
+            "is_confident": int(record.mixture.is_confident),
         }
 
 
@@ -193,6 +196,7 @@ def main(
     seeds: Annotated[str, typer.Option(help="fleets")] = "1,2,3",
     images_per_class: Annotated[str, typer.Option(help="private images of each class, for fit and gate")] = "4,10,20",
     epochs: Annotated[int, typer.Option(min=1, max=4, help="of public retraining")] = 2,
+    oracle: Annotated[bool, typer.Option(help="the arm oracle, too")] = False,
     workers: Annotated[int, typer.Option(min=1, help="processes, one torch thread each")] = 2,
     out: Annotated[Path | None, typer.Option(help="the result file")] = None,
 ) -> None:
@@ -212,7 +216,8 @@ def main(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
         for seed, num_images in itertools.product(_numbers(seeds), _numbers(images_per_class)):
-            run_case(Bench(Case(CASES[experiment], seed, num_images), epochs, pool), results)
+            bench = Bench(Case(CASES[experiment], seed, num_images), epochs, pool, has_oracle=oracle)
+            run_case(bench, results)
     typer.echo(json.dumps(fleet_summary.summarise(results.rows), indent=2))
 
 

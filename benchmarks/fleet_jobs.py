@@ -117,8 +117,8 @@ def device_job(job: Job, device: int, level: int, slims: Mapping[str, Slim]) -> 
         job: Which campaign.
         device: Which device.
         level: Index into the schedule.
-        slims: By arm: ``agnostic`` is measured as shipped and, as ``agnostic_local``, fine-tuned; every other goes
-            through the device's gate.
+        slims: By arm: ``agnostic`` is measured as shipped and, as ``agnostic_local``, fine-tuned; ``fleet`` goes
+            through the device's gate; every other is fine-tuned.
     """
     own, test, _ = data_of(job.case, device)
     return _Device(job, device, level, own, test).rows(slims)
@@ -141,9 +141,12 @@ class _Device:
             weights, masks = slim.path.read_bytes(), tuple(slim.keep_masks)
             shipped = Candidate(work.load_masked(self._campaign, masks, weights), masks)
             if arm == "agnostic":
-                rows += [self._row(arm, shipped), self._row("agnostic_local", self._tuned(shipped, self._fit))]
-            else:
+                rows.append(self._row(arm, shipped))
+            if arm == "fleet":
                 rows.append(self._gated(arm, shipped))
+            else:
+                name = "agnostic_local" if arm == "agnostic" else arm
+                rows.append(self._row(name, self._tuned(shipped, self._fit)))
         return rows
 
     def _gated(self, arm: str, shipped: Candidate) -> Row:

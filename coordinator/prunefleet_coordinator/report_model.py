@@ -143,6 +143,23 @@ class Round(_Part):
     outcome: RoundOutcome | None
 
 
+class SteeringFacts(_Part):
+    """What a level's sum told of what the fleet sees, and so how public images were drawn (``steering_record``).
+
+    ``weights`` has a share for each kind of public images; ``explained`` says how much of the sum they explain,
+    ``by_chance`` how much of a shifted sum. ``on_fleet`` is the share that fell on classes that some device has; only a
+    simulation knows.
+    """
+
+    seed: int | None = None
+    level: Count
+    weights: list[Share]
+    explained: Share
+    by_chance: Share
+    is_confident: bool
+    on_fleet: Share | None = None
+
+
 class DecisionRecord(_Part):
     """A signed decision; ``signature`` and ``public_key`` are DER in hex."""
 
@@ -228,6 +245,7 @@ class Report(_Part):
     rounds: list[Round]
     decisions: list[DecisionRecord]
     topology: list[GroupTally]
+    steering: list[SteeringFacts] | None = None
     devices: list[Device] | None = None
 
 

@@ -30,6 +30,7 @@ from prunefleet_shared.metrics import NUM_BINS, OUTCOME_LANES, OutcomeTally
 
 _MEANINGS = {
     "grade": "Graded mask: in how many of 7 nested masks each channel survives (0 to 7); with noise, in one.",
+    "lift": "Lift mask: the same, by how much more its images use a channel than public images do.",
     "width": f"Width votes: for every group and level, one of {NUM_WIDTH_OPTIONS} widths.",
     "tried": "Tried the decision: yes or no.",
     "finished": "Finished fine-tuning: yes or no.",

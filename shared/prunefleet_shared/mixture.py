@@ -31,8 +31,6 @@ MAX_SWEEPS = 1000
 """Coordinate descent stops here, if it has not stood still before."""
 NUM_SHIFTED = 19
 """Shifted tallies that a fit is compared with: to beat them all by chance happens one time in twenty."""
-NUM_TOLD = 10
-"""Kinds that are named to people."""
 LEAD_PERMILLE = 1500
 """A confident fit explains at least this many thousandths of what is explained of any shifted tally …"""
 MIN_EXPLAINED_PPM = 500_000
@@ -142,19 +140,3 @@ def shares_ppm(weights_K: Sequence[int]) -> tuple[int, ...]:
     left = PPM - sum(whole for whole, _ in parts)
     first = sorted(range(len(parts)), key=lambda k: -parts[k][1])[:left]
     return tuple(whole + (k in first) for k, (whole, _) in enumerate(parts))
-
-
-def in_words_of(mixture: Mixture) -> str:
-    """What an operator is told: which kinds of public images the fleet seems to see, and how far to believe it."""
-    explained = f"{_percent(mixture.explained_ppm)} of the sum explained, {_percent(mixture.by_chance_ppm)} by chance"
-    if not mixture.is_confident:
-        return f"the sum does not tell what the fleet sees ({explained}); public images are drawn alike"
-    seen = [kind for kind, weight in enumerate(mixture.weights_ppm) if weight]
-    first = sorted(seen, key=lambda kind: -mixture.weights_ppm[kind])[:NUM_TOLD]
-    told = ", ".join(f"{kind} ({_percent(mixture.weights_ppm[kind])})" for kind in first)
-    num_kinds = len(mixture.weights_ppm)
-    return f"the fleet seems to see {len(seen)} of {num_kinds} kinds of public images: {told} first ({explained})"
-
-
-def _percent(ppm: int) -> str:
-    return f"{ppm / 10_000:.0f} %"

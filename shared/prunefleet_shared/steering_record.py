@@ -26,7 +26,8 @@ class SteeringRecord:
         level: Of the decision.
         decision_fingerprint: The decision whose slim base was steered.
         tally_digest: SHA-256 (hex) over the vote's sum, as in the decision.
-        profiles: For each kind of public image its lift mask, one grade per channel.
+        kinds: For each kind of public image, which class of the network's it is.
+        profiles: For each kind its lift mask, one grade per channel.
         mixture: What the fleet seems to see.
     """
 
@@ -34,12 +35,17 @@ class SteeringRecord:
     level: int
     decision_fingerprint: str
     tally_digest: str
+    kinds: tuple[int, ...]
     profiles: tuple[tuple[int, ...], ...]
     mixture: Mixture
 
 
 def make_record(
-    campaign: Campaign, decision: Decision, vote_total: Total, profiles_KC: Sequence[Sequence[int]] | IntArray
+    campaign: Campaign,
+    decision: Decision,
+    vote_total: Total,
+    kinds: Sequence[int],
+    profiles_KC: Sequence[Sequence[int]] | IntArray,
 ) -> SteeringRecord:
     """Fit the profiles to the lift masks of a vote's sum.
 
@@ -58,7 +64,8 @@ def make_record(
     clip = next(block.clip for block in blocks if block.name == names[0])
     mixture = fit_mixture(campaign.layout, profiles_KC, tally_C, vote_total.num_devices, clip)
     rows = tuple(tuple(int(grade) for grade in row) for row in profiles_KC)
-    return SteeringRecord(campaign.campaign_id, decision.level, decision.fingerprint, tally_digest, rows, mixture)
+    level, fingerprint = decision.level, decision.fingerprint
+    return SteeringRecord(campaign.campaign_id, level, fingerprint, tally_digest, tuple(kinds), rows, mixture)
 
 
 def record_digest(record: SteeringRecord) -> str:
@@ -69,7 +76,30 @@ def record_digest(record: SteeringRecord) -> str:
 def why_record_wrong(campaign: Campaign, decision: Decision, vote_total: Total, record: SteeringRecord) -> str | None:
     """Why a record does not follow from the sum; None if it does."""
     try:
-        expected = make_record(campaign, decision, vote_total, record.profiles)
+        expected = make_record(campaign, decision, vote_total, record.kinds, record.profiles)
     except (LocalProtocolError, ValueError) as error:  # ValueError: profiles of different lengths
         return str(error)
+    if len(record.kinds) != len(record.profiles):
+        return f"it names {len(record.kinds)} kinds and has {len(record.profiles)} profiles"
     return None if expected == record else "the mixture that it states is not the one that follows from the sum"
+
+
+NUM_TOLD = 10
+"""Kinds that are named to people."""
+
+
+def in_words(record: SteeringRecord) -> str:
+    """What an operator is told: which classes the fleet seems to see, and how far to believe it."""
+    mixture = record.mixture
+    explained = f"{_percent(mixture.explained_ppm)} of the sum explained, {_percent(mixture.by_chance_ppm)} by chance"
+    if not mixture.is_confident:
+        return f"the sum does not tell what the fleet sees ({explained}); public images are drawn alike"
+    shares = sorted(zip(mixture.weights_ppm, record.kinds, strict=True), key=lambda pair: (-pair[0], pair[1]))
+    seen = [(weight, kind) for weight, kind in shares if weight]
+    told = ", ".join(f"{kind} ({_percent(weight)})" for weight, kind in seen[:NUM_TOLD])
+    num_kinds = len(record.kinds)
+    return f"the fleet seems to see {len(seen)} of {num_kinds} classes of public images: {told} first ({explained})"
+
+
+def _percent(ppm: int) -> str:
+    return f"{ppm / 10_000:.0f} %"

@@ -22,12 +22,14 @@ from prunefleet_coordinator.report_model import (
     Report,
     Round,
     Seed,
+    SteeringFacts,
     Verdict,
     Wire,
     report_schema,
 )
 from prunefleet_coordinator.report_parts import contribution_of, decision_record, group_tallies, round_of, setting_of
 from prunefleet_shared.masks import FloatArray
+from prunefleet_shared.mixture import PPM
 from prunefleet_simulation.results import ARMS, LevelResult, RunResult, SeedResult
 from prunefleet_simulation.statistics import bootstrap_mean, paired_difference, worst_decile
 
@@ -70,6 +72,7 @@ def build_report(run: RunResult, *, replay_command: str | None = None, base_weig
         rounds=[_round(seed, level) for seed in run.seeds for level in seed.levels],
         decisions=[_decision(seed, level) for seed in run.seeds for level in seed.levels],
         topology=[tally for s in run.seeds for tally in group_tallies(s.campaign, s.vote_total, s.seed)],
+        steering=[facts for seed in run.seeds for level in seed.levels for facts in _steering(seed, level)] or None,
         devices=_devices(run),
     )
 
@@ -166,6 +169,24 @@ def _round(seed: SeedResult, result: LevelResult) -> Round:
 
 def _decision(seed: SeedResult, result: LevelResult) -> DecisionRecord:
     return decision_record(seed.campaign, result.decision, result.signed_decision, seed.seed)
+
+
+def _steering(seed: SeedResult, result: LevelResult) -> list[SteeringFacts]:
+    """One entry, or none where the level was not steered."""
+    if result.steering is None:
+        return []
+    mixture, seen = result.steering.mixture, {label for device in seed.devices for label in device.classes}
+    shares = zip(mixture.weights_ppm, result.steering.kinds, strict=True)
+    facts = SteeringFacts(
+        seed=seed.seed,
+        level=result.decision.level,
+        weights=[weight / PPM for weight in mixture.weights_ppm],
+        explained=mixture.explained_ppm / PPM,
+        by_chance=mixture.by_chance_ppm / PPM,
+        is_confident=mixture.is_confident,
+        on_fleet=sum(weight for weight, kind in shares if kind in seen) / PPM,
+    )
+    return [facts]
 
 
 def _devices(run: RunResult) -> list[Device]:

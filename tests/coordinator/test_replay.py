@@ -66,7 +66,7 @@ def steered_run(folder):
     total = Total(tuple(int(a + b) for a, b in zip(*votes, strict=True)), 2)
     decision = decide(campaign, total, 0)
     profiles = [grade_layout(campaign.layout, np.random.default_rng(kind).random(num_channels)) for kind in range(3)]
-    record = make_record(campaign, decision, total, np.stack(profiles))
+    record = make_record(campaign, decision, total, (0, 1, 2), np.stack(profiles))
     slim_base = SlimBase(campaign.campaign_id, 0, decision.fingerprint, "00" * 32, 5, record_digest(record))
     store, snapshot = MemoryStore(), Snapshot(campaign.campaign_id, Phase.RETRAINING, 0, decisions=(decision,))
     store.save_document(campaign.campaign_id, 0, sign_document("campaign", campaign, KEY))

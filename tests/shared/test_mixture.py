@@ -9,7 +9,7 @@ from scipy.optimize import nnls
 from prunefleet_shared.errors import LocalProtocolError
 from prunefleet_shared.layout import ChannelGroup, Layout
 from prunefleet_shared.masks import grade_layout, half_mask
-from prunefleet_shared.mixture import PPM, Mixture, fit_mixture, in_words_of, shares_ppm
+from prunefleet_shared.mixture import PPM, fit_mixture, shares_ppm
 
 VECTOR = ((0, 615314, 0, 0, 384686, 0), 966096, 87840)
 LAYOUT = Layout((ChannelGroup("a", 16), ChannelGroup("b", 32), ChannelGroup("c", 64)))
@@ -135,13 +135,3 @@ def test_shares_of_nothing_are_our_bug(weights):
 def test_shares_are_rounded_to_the_largest_remainders():
     assert shares_ppm([1, 1, 1]) == (333_334, 333_333, 333_333)
     assert shares_ppm([0, 5]) == (0, PPM)
-
-
-def test_an_operator_is_told_what_was_found_and_how_far_to_believe_it():
-    sure = Mixture((0, 700_000, 300_000), 730_000, 180_000, is_confident=True)
-    unsure = Mixture((333_334, 333_333, 333_333), 200_000, 180_000, is_confident=False)
-    assert in_words_of(sure) == (
-        "the fleet seems to see 2 of 3 kinds of public images: 1 (70 %), 2 (30 %) first "
-        "(73 % of the sum explained, 18 % by chance)"
-    )
-    assert "drawn alike" in in_words_of(unsure)

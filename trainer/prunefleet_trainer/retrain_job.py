@@ -22,7 +22,7 @@ from prunefleet_shared.documents import read_document
 from prunefleet_shared.durations import in_words
 from prunefleet_shared.errors import InputError, PrunefleetError
 from prunefleet_shared.messages import Total
-from prunefleet_shared.mixture import in_words_of
+from prunefleet_shared.steering_record import in_words as steering_words
 from prunefleet_trainer.model_folder import ModelFolder
 from prunefleet_trainer.recipe_name import RecipeName
 
@@ -134,7 +134,7 @@ def _steered(
     if steering is None:
         return None
     write_document(Path(order.steering_record), steering.record)
-    print(in_words_of(steering.record.mixture), file=sys.stderr, flush=True)  # noqa: T201 - progress
+    print(steering_words(steering.record), file=sys.stderr, flush=True)  # noqa: T201 - progress
     return steering.weights_N
 
 

@@ -38,10 +38,12 @@ class PublicUse:
     """How public images use a base.
 
     Attributes:
+        kinds: For each kind, which class of the network's it is.
         kind_N: For each image the index of its kind, 0..K-1.
         use_KC: Mean use of every channel by each kind; see ``saliency.channel_use``.
     """
 
+    kinds: tuple[int, ...]
     kind_N: Tensor
     use_KC: FloatArray
 
@@ -57,7 +59,7 @@ def public_use(base: nn.Module, traced: Trace, public: Samples) -> PublicUse:
         msg = f"public data: expected at least {MIN_KINDS} classes to steer by, got {len(classes)}"
         raise InputError(msg)
     uses = [channel_use(base, traced, public.images[kind_N == kind], USE_BATCH) for kind in range(len(classes))]
-    return PublicUse(kind_N, np.stack(uses))
+    return PublicUse(tuple(classes.tolist()), kind_N, np.stack(uses))
 
 
 def steering_terms(use: PublicUse) -> SteeringTerms:
@@ -105,7 +107,7 @@ def steer(
         return None
     dense = load_base(campaign, base, allowed_code)
     use = public_use(dense, traced_as_asked(campaign, dense), public)
-    record = make_record(campaign, decision, vote_total, profiles(campaign, campaign.steering, use))
+    record = make_record(campaign, decision, vote_total, use.kinds, profiles(campaign, campaign.steering, use))
     return Steering(record, draw_weights(record.mixture.weights_ppm, use.kind_N))
 
 
