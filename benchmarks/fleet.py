@@ -21,6 +21,7 @@ there is not run again.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import multiprocessing
@@ -35,21 +36,34 @@ import numpy as np
 import typer
 from cifar100 import load_cifar100, spec_of
 from fleet_jobs import Job, Slim, device_job, slim_job, start_worker, vote_job
-from fleet_world import NET, NUM_CLASSES, NUM_DEVICES, Case, base_of, fleet_classes, holdings, public_of
+from fleet_world import (
+    MAX_IMAGES_PER_CLASS,
+    NET,
+    NUM_CLASSES,
+    NUM_DEVICES,
+    Case,
+    base_of,
+    fleet_classes,
+    holdings,
+    public_of,
+)
 from result_file import RESULTS, ResultFile, Row, cache_folder
 
 from prunefleet_coordinator.aggregation import decide
+from prunefleet_edge.models import example_input
 from prunefleet_edge.ranking import masks_by_order
 from prunefleet_edge.recipes import Recipe
+from prunefleet_edge.threads import DEFAULT_THREADS, use_threads
+from prunefleet_edge.tracing import trace
 from prunefleet_shared.campaign import SUM, Campaign, CohortPolicy, PrivacyTerms
 from prunefleet_shared.documents import canonical_bytes, digest
 from prunefleet_shared.masks import BoolArray
 from prunefleet_shared.messages import Total
 from prunefleet_shared.mixture import PPM
-from prunefleet_shared.steering_record import SteeringRecord
+from prunefleet_shared.steering_record import SteeringRecord, make_record
 from prunefleet_trainer.campaign_files import BaseFiles, agnostic_masks, describe_base, make_campaign
 from prunefleet_trainer.recipes import IMAGES
-from prunefleet_trainer.steering import steer
+from prunefleet_trainer.steering import PublicUse, draw_weights, profiles, public_use, steering_terms
 
 LEVELS_PERMILLE = (500, 250)
 CASES = {"few": "overlap", "lacking": "lacking"}
@@ -60,6 +74,18 @@ NO_KEY = b"no key: nothing is signed in this benchmark"
 def public_recipe(epochs: int) -> Recipe:
     """Every retraining of a slim base."""
     return replace(IMAGES.slim_base, epochs=epochs, is_channels_last=True)
+
+
+@functools.lru_cache(maxsize=1)
+def _described(name: str, seed: int) -> tuple[BaseFiles, PublicUse]:
+    """The base of a case and how public data use it; the same for fleets that start from the same base."""
+    case = Case(name, seed, MAX_IMAGES_PER_CLASS)
+    base = base_of(case)
+    files = describe_base(spec_of(NET), base)
+    use = public_use(
+        base, trace(base, example_input(spec_of(NET))).as_in(files.layout), public_of(case, load_cifar100())
+    )
+    return replace(files, steering=steering_terms(use)), use
 
 
 class Bench:
@@ -77,7 +103,7 @@ class Bench:
         self.job = Job(case, cache_folder() / "fleet" / str(case))
         self.job.folder.mkdir(parents=True, exist_ok=True)
         self.public = public_of(case, load_cifar100())
-        self.files: BaseFiles = describe_base(spec_of(NET), base_of(case), self.public)
+        self.files, self._use = _described(case.name, case.seed if case.name == "lacking" else 0)
         self.campaign = self._campaign()
         (self.job.folder / "base.safetensors").write_bytes(self.files.weights)
         (self.job.folder / "campaign.json").write_bytes(canonical_bytes(self.campaign))
@@ -107,20 +133,19 @@ class Bench:
         """The slim base of every arm that has one, and what was found out about the fleet's classes."""
         decision = decide(self.campaign, vote_total, level)
         masks = masks_by_order(decision.prior, decision.widths)
-        steering = steer(self.campaign, decision, vote_total, self.files.weights, self.public)
-        if steering is None:
-            msg = "the benchmark's campaigns steer"
-            raise RuntimeError(msg)
+        masks_KC = profiles(self.campaign, steering_terms(self._use), self._use)
+        record = make_record(self.campaign, decision, vote_total, self._use.kinds, masks_KC)
+        weights_N = draw_weights(record.mixture.weights_ppm, self._use.kind_N)
         agnostic = agnostic_masks(self.files, self.campaign.cost_table, self.campaign.levels[level].budget)
         draws = {
-            "fleet": (masks, steering.weights_N.tolist()),
+            "fleet": (masks, weights_N.tolist()),
             "fleet_unsteered": (masks, None),
             "agnostic": (agnostic, None),
         }
         if self._has_oracle:
             draws["oracle"] = (masks, self._true_weights())
         futures = {arm: self.pool.submit(slim_job, *self._order(*draw)) for arm, draw in draws.items()}
-        return {arm: future.result() for arm, future in futures.items()}, self._found(steering.record)
+        return {arm: future.result() for arm, future in futures.items()}, self._found(record)
 
     def _order(self, masks: list[BoolArray], weights_N: list[float] | None) -> tuple[object, ...]:
         lists = tuple(tuple(int(kept) for kept in mask) for mask in masks)
@@ -213,6 +238,7 @@ def main(
         "devices": NUM_DEVICES,
     }
     results = ResultFile(out or RESULTS / f"fleet_{experiment}.json", command, about, KEY, fleet_summary.summarise)
+    use_threads(DEFAULT_THREADS)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
         for seed, num_images in itertools.product(_numbers(seeds), _numbers(images_per_class)):
