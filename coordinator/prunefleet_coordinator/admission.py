@@ -26,9 +26,10 @@ from prunefleet_shared.campaign import (
     PrivacyTerms,
     SlimBase,
 )
+from prunefleet_shared.decision_rules import why_rules_impossible
 from prunefleet_shared.documents import public_bytes
 from prunefleet_shared.errors import Rejection, RejectReason
-from prunefleet_shared.layout import MAX_LEVELS
+from prunefleet_shared.layout import MAX_LEVELS, NUM_WIDTH_OPTIONS
 from prunefleet_shared.messages import CheckIn, Phase, Role, SumUp, Up
 from prunefleet_shared.noise_terms import why_noise_impossible
 from prunefleet_shared.wire_limits import MAX_ATTEMPT
@@ -144,6 +145,7 @@ def why_campaign_impossible(campaign: Campaign) -> str | None:
         or _why_schedule_impossible(campaign)
         or _why_cohort_impossible(campaign)
         or _why_privacy_impossible(campaign)
+        or _why_decisions_impossible(campaign)
     )
 
 
@@ -233,6 +235,16 @@ def _why_roster_impossible(privacy: PrivacyTerms, cohort: CohortPolicy) -> str |
     if not MIN_DEVICES_IN_SUM <= privacy.min_devices <= cohort.size:
         return f"a sum is over {MIN_DEVICES_IN_SUM} to {cohort.size} devices (the cohort), got {privacy.min_devices}"
     return None
+
+
+def _why_decisions_impossible(campaign: Campaign) -> str | None:
+    shape = [len(options) for options in campaign.public_options]
+    wanted = [len(campaign.layout.groups)] * len(campaign.levels)
+    if shape != wanted and (shape or campaign.rules.public_votes):
+        return f"public options: expected one for each group and level, {wanted}, got {shape}"
+    if any(option not in range(NUM_WIDTH_OPTIONS) for options in campaign.public_options for option in options):
+        return f"public options are 0 to {NUM_WIDTH_OPTIONS - 1}, got {campaign.public_options}"
+    return why_rules_impossible(campaign.rules, is_noisy=campaign.privacy.noise is not None)
 
 
 def _why_network_impossible(campaign: Campaign) -> str | None:

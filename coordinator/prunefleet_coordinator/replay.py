@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from prunefleet_coordinator.admission import why_campaign_impossible
-from prunefleet_coordinator.aggregation import decide
+from prunefleet_coordinator.aggregation import decide, margins_milli
 from prunefleet_coordinator.archive import (
     CAMPAIGN_FILE,
     COHORTS_FILE,
@@ -32,6 +32,7 @@ from prunefleet_shared.campaign import Campaign, Decision, SlimBase
 from prunefleet_shared.documents import SignedDocument, digest, open_document
 from prunefleet_shared.errors import ConfigError, LocalProtocolError, RemoteProtocolError, ReplayError
 from prunefleet_shared.messages import SessionKind
+from prunefleet_shared.private_sum import Total
 
 T = TypeVar("T")
 _SHOWN_CHARACTERS = 80
@@ -49,6 +50,8 @@ class ReplayedDecision:
         num_devices: Devices in the sum it follows from.
         fingerprint: Of the decision.
         public_key_digest: SHA-256 (hex) of the campaign's public key (DER).
+        margins_milli: For each group, by how much the votes prefer the last kept channel to the first one left out, in
+            thousandths of one device's largest possible say; None where none is left out.
     """
 
     path: str
@@ -58,6 +61,7 @@ class ReplayedDecision:
     num_devices: int
     fingerprint: str
     public_key_digest: str
+    margins_milli: tuple[int | None, ...]
 
 
 def replay(directory: Path) -> list[ReplayedDecision]:
@@ -81,7 +85,8 @@ def _replay_level(folder: Path, directory: Path) -> ReplayedDecision:
     decision = _open(decision_path, "decision", Decision, bytes.fromhex(campaign.decision_key))
     if folder.name != f"{LEVEL_FOLDER}{decision.level}":
         raise _disagrees(decision_path, "level", folder.name, f"{LEVEL_FOLDER}{decision.level}")
-    _compare(decision_path, _recomputed(folder / SUM_FILE, campaign, decision.level), decision)
+    vote_total = read_total(folder / SUM_FILE)
+    _compare(decision_path, _recomputed(folder / SUM_FILE, vote_total, campaign, decision.level), decision)
     _check_slim_base(folder / SLIM_BASE_FILE, campaign, decision)
     _check_outcome(folder / OUTCOME_FILE, campaign)
     return ReplayedDecision(
@@ -92,6 +97,7 @@ def _replay_level(folder: Path, directory: Path) -> ReplayedDecision:
         num_devices=decision.num_devices,
         fingerprint=decision.fingerprint,
         public_key_digest=digest(campaign_signed.public_key),
+        margins_milli=margins_milli(campaign, vote_total, decision),
     )
 
 
@@ -113,13 +119,13 @@ def _open(path: Path, kind: str, document_type: type[T], trusted_key: bytes) -> 
         raise ReplayError(msg) from None
 
 
-def _recomputed(sum_path: Path, campaign: Campaign, level: int) -> Decision:
-    total, cohorts = read_total(sum_path), read_cohorts(sum_path.with_name(COHORTS_FILE))
+def _recomputed(sum_path: Path, total: Total, campaign: Campaign, level: int) -> Decision:
+    cohorts = read_cohorts(sum_path.with_name(COHORTS_FILE))
     try:
         if cohorts and combined_total(campaign, SessionKind.VOTE, cohorts.totals) != total:
             msg = f"{sum_path}: it is not what the cohorts beside it come to by rule {campaign.cohort.combination}"
             raise ReplayError(msg)
-        return decide(campaign, total, level)
+        return decide(campaign, total, level, cohorts.totals if cohorts else ())
     except (LocalProtocolError, ConfigError) as error:
         msg = f"{sum_path}: no decision follows from it: {error}"
         raise ReplayError(msg) from None

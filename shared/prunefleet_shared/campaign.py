@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from prunefleet_shared.decision_rules import DEFAULT_RULES, DecisionRules
 from prunefleet_shared.documents import canonical_bytes
 from prunefleet_shared.lanes import LaneTable, vote_lanes
 from prunefleet_shared.layout import CostTable, Layout
@@ -112,6 +113,9 @@ class Campaign:
         cohort: Whom a session waits for.
         decision_key: Whose signature makes a decision of this campaign: P-256, DER, in hex (182 digits).
         slim_base_key: Whose signature makes a slim base of it.
+        rules: How a decision follows from the votes.
+        public_options: For every level and group, the width option that the public order would vote for; counts in the
+            decision as ``rules.public_votes`` devices. Empty where nobody worked it out.
     """
 
     campaign_id: str
@@ -126,6 +130,8 @@ class Campaign:
     cohort: CohortPolicy
     decision_key: str
     slim_base_key: str
+    rules: DecisionRules = DEFAULT_RULES
+    public_options: tuple[tuple[int, ...], ...] = ()
 
     @property
     def vote_lanes(self) -> LaneTable:
@@ -149,7 +155,7 @@ class Decision:
         cost: Cost of ``widths``, at most the level's budget.
         num_devices: Contributions in the sum.
         tally_digest: SHA-256 (hex) over the sum.
-        fingerprint: SHA-256 (hex) over layout, tallies, widths, prior and budget: no time, no measured metric.
+        fingerprint: SHA-256 (hex) over layout, tallies, rules, budget, widths and prior: no time, no measured metric.
     """
 
     campaign_id: str
@@ -182,12 +188,20 @@ class SlimBase:
 
 
 def decision_fingerprint(
-    layout: Layout,
+    campaign: Campaign,
+    level: int,
     tally: tuple[int, ...],
     widths: tuple[int, ...],
     prior: tuple[tuple[int, ...], ...],
-    budget: int,
 ) -> str:
-    """SHA-256 (hex) that any two decisions made from the same facts share."""
-    facts = {"budget": budget, "layout": layout, "prior": prior, "tally": tally, "widths": widths}
+    """SHA-256 (hex) that any two decisions made from the same facts, by the same rules, share."""
+    facts = {
+        "budget": campaign.levels[level].budget,
+        "layout": campaign.layout,
+        "prior": prior,
+        "public_options": campaign.public_options,
+        "rules": campaign.rules,
+        "tally": tally,
+        "widths": widths,
+    }
     return hashlib.sha256(canonical_bytes(facts)).hexdigest()

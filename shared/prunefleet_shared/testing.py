@@ -180,7 +180,6 @@ def tiny_campaign(**changes: Any) -> Campaign:
 def tiny_decision(campaign: Campaign, level: int = 0) -> Decision:
     """A decision within the budget of ``level`` for a :func:`tiny_campaign`: one channel in each group."""
     widths = (1,) * len(campaign.layout.groups)
-    budget = campaign.levels[level].budget
     return Decision(
         campaign_id=campaign.campaign_id,
         level=level,
@@ -189,7 +188,7 @@ def tiny_decision(campaign: Campaign, level: int = 0) -> Decision:
         cost=campaign.cost_table.cost(widths),
         num_devices=2,
         tally_digest=digest(b"tally"),
-        fingerprint=decision_fingerprint(campaign.layout, (level,), widths, campaign.public_order, budget),
+        fingerprint=decision_fingerprint(campaign, level, (level,), widths, campaign.public_order),
     )
 
 

@@ -27,6 +27,7 @@ from prunefleet_shared.campaign import (
     PrivacyTerms,
     SlimBase,
 )
+from prunefleet_shared.decision_rules import DecisionRules, why_rules_impossible
 from prunefleet_shared.documents import public_bytes
 from prunefleet_shared.errors import RejectReason
 from prunefleet_shared.layout import CostTable, CostTerm
@@ -36,6 +37,7 @@ from prunefleet_shared.sum_messages import Contribute
 from prunefleet_shared.testing import TRAINER_PUBLIC
 
 P384_KEY = public_bytes(ec.derive_private_key(7, ec.SECP384R1()).public_key()).hex()
+OPTIONS = ((5, 6, 7), (2, 3, 7))
 NOISE = NoiseTerms(epsilon_milli=8_000, delta_power=6, num_outcomes=2, multiplier_milli=1_000)
 FACTS = SessionFacts("aa", SessionKind.VOTE, 0, 1)
 SESSION = OpenSession(FACTS, 60.0, open_coordinator_sum(small_campaign(), FACTS, None), {"invited"})
@@ -132,11 +134,29 @@ def test_roles_may_only_send_their_own_messages():
         ({"public_order": ((0, 1), (0,), (0,))}, "public order"),
         ({"cost_table": CostTable("macs", (CostTerm(1, (0, 3)),))}, "cost terms"),
         ({"cost_table": CostTable("macs", (CostTerm(-1, (0,)),))}, "cost terms"),
+        ({"rules": DecisionRules("plurality")}, "mean, majority, borda, public"),
+        ({"rules": DecisionRules(near_tie_milli=-1)}, "near tie"),
+        ({"rules": DecisionRules(public_votes=-1), "public_options": OPTIONS}, "public votes"),
+        ({"rules": DecisionRules(public_votes=10**9 + 1), "public_options": OPTIONS}, "public votes"),
+        ({"rules": DecisionRules(public_votes=1)}, "public options: expected one for each"),
+        ({"public_options": OPTIONS[:1]}, "public options: expected one for each"),
+        ({"public_options": ((0, 1, 8), (0, 0, 0))}, "0 to 7"),
     ],
 )
 def test_campaigns_that_could_never_be_carried_out(changes, words):
     assert why_campaign_impossible(small_campaign()) is None
     assert words in (why_campaign_impossible(small_campaign(**changes)) or "")
+
+
+@pytest.mark.parametrize("order", ["mean", "majority", "borda", "public"])
+def test_rules_that_can_be_followed(order):
+    assert why_campaign_impossible(small_campaign(rules=DecisionRules(order, 3, 1000), public_options=OPTIONS)) is None
+
+
+@pytest.mark.parametrize("rules", [DecisionRules("borda"), DecisionRules(public_votes=1), DecisionRules("mean", 0, 1)])
+def test_noisy_votes_are_weighed_by_themselves(rules):
+    assert why_rules_impossible(DecisionRules("public"), is_noisy=True) is None
+    assert "sum+dp" in (why_rules_impossible(rules, is_noisy=True) or "")
 
 
 @pytest.mark.parametrize("privacy", [PrivacyTerms(PLAIN, 1), PrivacyTerms(SUM, 3)])

@@ -217,7 +217,7 @@ def _level(
         cost=campaign.cost_table.cost(widths),
         num_devices=total.num_devices,
         tally_digest=digest(str(total.lanes).encode()),
-        fingerprint=decision_fingerprint(campaign.layout, total.lanes, widths, prior, campaign.levels[level].budget),
+        fingerprint=decision_fingerprint(campaign, level, total.lanes, widths, prior),
     )
     outcome = np.zeros(OUTCOME_LANES.num_lanes, dtype=np.int64)
     for device in range(total.num_devices):
