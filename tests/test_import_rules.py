@@ -39,6 +39,7 @@ PURE_MODULES = [
             "campaign",
             "private_sum",
             "decision_rules",
+            "limits",
         ]
     ),
     *(f"prunefleet_edge.{name}" for name in ["round", "events", "device_state", "backoff", "egress", "gate"]),

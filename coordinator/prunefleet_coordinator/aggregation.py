@@ -64,9 +64,8 @@ def decide(campaign: Campaign, vote_total: Total, level: int, cohorts: Sequence[
     if why:
         msg = f"campaign {campaign.campaign_id}, level {level}: {why}"
         raise LocalProtocolError(msg)
-    widths = choose_widths(
-        campaign.layout, campaign.cost_table, _width_votes(campaign, vote_total, level), campaign.levels[level].budget
-    )
+    votes_GO = _width_votes(campaign, vote_total, level)
+    widths = choose_widths(campaign.layout, campaign.constraints(level), votes_GO, campaign.limits)
     prior = _prior(campaign, vote_total, widths, cohorts)
     return Decision(
         campaign_id=campaign.campaign_id,

@@ -12,6 +12,7 @@ from prunefleet_shared.decision_rules import DEFAULT_RULES, DecisionRules
 from prunefleet_shared.documents import canonical_bytes
 from prunefleet_shared.lanes import LaneTable, vote_lanes
 from prunefleet_shared.layout import CostTable, Layout
+from prunefleet_shared.limits import NO_LIMITS, Constraint, JointCost, Limits
 from prunefleet_shared.messages import SessionKind
 from prunefleet_shared.metrics import OUTCOME_LANES
 
@@ -90,10 +91,12 @@ class Level:
     Attributes:
         permille: Nominal fraction of the dense cost that may remain, in thousandths.
         budget: The same as an absolute cost, in the cost table's unit.
+        further_budgets: One for each of the campaign's further tables, in its unit.
     """
 
     permille: int
     budget: int
+    further_budgets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,8 @@ class Campaign:
         rules: How a decision follows from the votes.
         public_options: For every level and group, the width option that the public order would vote for; counts in the
             decision as ``rules.public_votes`` devices. Empty where nobody worked it out.
+        further_tables: Costs that have budgets of their own beside the cost table's; all hold at once.
+        limits: What every choice of widths must leave, the fleet's and each device's.
     """
 
     campaign_id: str
@@ -132,6 +137,18 @@ class Campaign:
     slim_base_key: str
     rules: DecisionRules = DEFAULT_RULES
     public_options: tuple[tuple[int, ...], ...] = ()
+    further_tables: tuple[CostTable, ...] = ()
+    limits: Limits = NO_LIMITS
+
+    def constraints(self, level: int) -> tuple[Constraint, ...]:
+        """What a network of ``level`` (0-based) may cost, in every table; the cost table's comes first."""
+        step, tables = self.levels[level], (self.cost_table, *self.further_tables)
+        budgets = (step.budget, *step.further_budgets)
+        return tuple(Constraint(table, budget) for table, budget in zip(tables, budgets, strict=True))
+
+    def joint_cost(self, level: int) -> JointCost:
+        """All constraints of a level as one cost: at most the level's ``budget`` just where they all are met."""
+        return JointCost(self.constraints(level))
 
     @property
     def vote_lanes(self) -> LaneTable:
@@ -155,7 +172,7 @@ class Decision:
         cost: Cost of ``widths``, at most the level's budget.
         num_devices: Contributions in the sum.
         tally_digest: SHA-256 (hex) over the sum.
-        fingerprint: SHA-256 (hex) over layout, tallies, rules, budget, widths and prior: no time, no measured metric.
+        fingerprint: SHA-256 (hex) over layout, tallies, rules, limits, costs, widths, prior: no time, no metric.
     """
 
     campaign_id: str
@@ -196,8 +213,9 @@ def decision_fingerprint(
 ) -> str:
     """SHA-256 (hex) that any two decisions made from the same facts, by the same rules, share."""
     facts = {
-        "budget": campaign.levels[level].budget,
+        "constraints": campaign.constraints(level),
         "layout": campaign.layout,
+        "limits": campaign.limits,
         "prior": prior,
         "public_options": campaign.public_options,
         "rules": campaign.rules,

@@ -113,8 +113,7 @@ def personal_job(
     fleet = _arm(campaign, base, result.kept, data, result.outcome.latency_ratio)
     if decision.level < len(campaign.levels) - 1:
         return PersonalResult(result.outcome, fleet, None)
-    budget = campaign.levels[decision.level].budget
-    own = work.own_choice(campaign, base, budget, work.fit_split(data.own, options), options)
+    own = work.own_choice(campaign, base, decision.level, work.fit_split(data.own, options), options)
     return PersonalResult(result.outcome, fleet, _arm(campaign, base, own, data))
 
 

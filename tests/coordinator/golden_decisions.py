@@ -11,9 +11,11 @@ import numpy as np
 from prunefleet_coordinator.aggregation import decide, margins_milli
 from prunefleet_coordinator.testing import random_vote, small_campaign
 from prunefleet_coordinator.totals import combined_total
-from prunefleet_shared.campaign import Campaign, CohortPolicy
+from prunefleet_shared.campaign import Campaign, CohortPolicy, Level
 from prunefleet_shared.decision_rules import DecisionRules
 from prunefleet_shared.documents import canonical_bytes, read_document
+from prunefleet_shared.layout import CostTable, CostTerm
+from prunefleet_shared.limits import Limits
 from prunefleet_shared.messages import SessionKind
 from prunefleet_shared.private_sum import Total
 
@@ -22,6 +24,7 @@ ABOUT = (
     "Campaigns, the cohorts' sums of made-up votes, and the decisions that follow, with their margins in thousandths"
 )
 PUBLIC_OPTIONS = ((5, 6, 7), (2, 3, 7))
+PARAMETERS = CostTable("parameters", (CostTerm(9, (0, 1)), CostTerm(4, (1, 2)), CostTerm(3, (2,))))
 CASES = {
     "as in any campaign that says nothing else": (small_campaign(), [7]),
     "public evidence counts as two devices, near ties are left to it": (
@@ -33,6 +36,14 @@ CASES = {
             rules=DecisionRules("borda", 1), public_options=PUBLIC_OPTIONS, cohort=CohortPolicy(3, 2, 60_000, count=3)
         ),
         [3, 2, 3],
+    ),
+    "two budgets at once, multiples of 4, a floor and a group left whole": (
+        small_campaign(
+            further_tables=(PARAMETERS,),
+            levels=(Level(600, 1700, (1400,)), Level(300, 1700, (800,))),
+            limits=Limits(3, 4, frozenset({"head"})),
+        ),
+        [6],
     ),
     "the majority of masks": (small_campaign(rules=DecisionRules("majority")), [5]),
     "the public order": (small_campaign(rules=DecisionRules("public")), [5]),

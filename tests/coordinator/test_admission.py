@@ -31,12 +31,14 @@ from prunefleet_shared.decision_rules import DecisionRules, why_rules_impossible
 from prunefleet_shared.documents import public_bytes
 from prunefleet_shared.errors import RejectReason
 from prunefleet_shared.layout import CostTable, CostTerm
+from prunefleet_shared.limits import Limits
 from prunefleet_shared.messages import AwaitDecision, CheckIn, GetCampaign, Readiness, Role, SessionKind
 from prunefleet_shared.private_sum import SessionFacts, Total, open_coordinator_sum
 from prunefleet_shared.sum_messages import Contribute
 from prunefleet_shared.testing import TRAINER_PUBLIC
 
 P384_KEY = public_bytes(ec.derive_private_key(7, ec.SECP384R1()).public_key()).hex()
+PARAMETERS = CostTable("parameters", (CostTerm(9, (0, 1)), CostTerm(9, (1, 2))))
 OPTIONS = ((5, 6, 7), (2, 3, 7))
 NOISE = NoiseTerms(epsilon_milli=8_000, delta_power=6, num_outcomes=2, multiplier_milli=1_000)
 FACTS = SessionFacts("aa", SessionKind.VOTE, 0, 1)
@@ -134,6 +136,20 @@ def test_roles_may_only_send_their_own_messages():
         ({"public_order": ((0, 1), (0,), (0,))}, "public order"),
         ({"cost_table": CostTable("macs", (CostTerm(1, (0, 3)),))}, "cost terms"),
         ({"cost_table": CostTable("macs", (CostTerm(-1, (0,)),))}, "cost terms"),
+        ({"levels": (Level(600, 3000), Level(300, 40))}, "a budget of 40 macs cannot be met: the smallest widths cost"),
+        ({"levels": (Level(600, 3000, (5,)),)}, "each of the 0 further cost tables"),
+        ({"further_tables": (PARAMETERS,)}, "each of the 1 further cost tables"),
+        (
+            {"further_tables": (PARAMETERS,), "levels": (Level(600, 3000, (9,)), Level(300, 1500, (10,)))},
+            "must not grow",
+        ),
+        ({"further_tables": (PARAMETERS,), "levels": (Level(600, 3000, (0,)),)}, "at least 1"),
+        ({"further_tables": (PARAMETERS,), "levels": (Level(600, 3000, (1,)),)}, "1 parameters cannot be met"),
+        ({"further_tables": (CostTable("macs", ()),), "levels": (Level(600, 3000, (9,)),)}, "a unit of its own"),
+        ({"further_tables": (CostTable("ns", (CostTerm(1, (3,)),)),)}, "cost terms"),
+        ({"limits": Limits(skipped=frozenset({"tail"}))}, "there is no group tail"),
+        ({"limits": Limits(tied=(("stem", "body"),))}, "only groups of the same size"),
+        ({"limits": Limits(min_keep=16)}, "cannot be met: the smallest widths cost"),
         ({"rules": DecisionRules("plurality")}, "mean, majority, borda, public"),
         ({"rules": DecisionRules(near_tie_milli=-1)}, "near tie"),
         ({"rules": DecisionRules(public_votes=-1), "public_options": OPTIONS}, "public votes"),

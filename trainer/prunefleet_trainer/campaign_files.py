@@ -14,13 +14,14 @@ from torch import nn
 from prunefleet_edge.models import ModelSpec, example_input
 from prunefleet_edge.models.weights import save_weights
 from prunefleet_edge.onboarding import onboard
-from prunefleet_edge.ranking import keep_masks, narrowest_widths, rank_widths
+from prunefleet_edge.ranking import keep_masks, rank_widths
 from prunefleet_edge.saliency import l1_saliency
 from prunefleet_edge.tracing import cost_table
 from prunefleet_shared.campaign import Campaign, CohortPolicy, Level, PrivacyTerms
 from prunefleet_shared.documents import digest
 from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.layout import MAX_LEVELS, CostTable, Layout
+from prunefleet_shared.limits import narrowest_widths
 from prunefleet_shared.masks import BoolArray, FloatArray, descending_order
 from prunefleet_shared.noise_terms import NoiseWish, make_noise_terms
 
