@@ -130,7 +130,7 @@ def agnostic_job(
 ) -> tuple[ArmResult, ArmResult]:
     """The arms ``agnostic`` (as shipped) and ``agnostic_local`` (fine-tuned here) on one device."""
     data = _private(campaign, pools)
-    masks = agnostic_masks(files, campaign.cost_table, budget)
+    masks = agnostic_masks(files, campaign.cost_table, budget, campaign.limits)
     shipped = work.load_masked(campaign, masks, slim_base)
     tuned = train(copy.deepcopy(shipped), work.fit_split(data.own, options), options.fine_tuning, options.seed)
     agnostic = _arm(campaign, files.weights, shipped, data)

@@ -105,7 +105,7 @@ def real_report(run: RunResult) -> MakeReal:
             ),
             contribution=contribution_of(campaign),
             rounds=[round_of(campaign, i, total, x.outcome if i < num_measured else None) for i, x in told],
-            decisions=[decision_record(campaign, x.decision, x.signed_decision) for x in levels],
+            decisions=[decision_record(campaign, total, x.decision, x.signed_decision) for x in levels],
             topology=group_tallies(campaign, total) if levels else [],
         )
 
