@@ -1,5 +1,7 @@
 """Order rules on small tallies by hand: what each makes of them, margins, and near ties."""
 
+from itertools import pairwise
+
 import pytest
 
 from prunefleet_coordinator.order_rules import (
@@ -70,16 +72,19 @@ def test_a_public_vote_is_one_devices_grades_before_rounding(num_channels, top_g
 
 
 @pytest.mark.parametrize("num_devices", [1, 3, 10])
-def test_public_votes_outweigh_fewer_devices_and_no_more(num_devices):
-    """Devices that all vote the reverse of the public order: it depends on who is more, not on how many masks."""
+def test_as_many_public_votes_just_outweigh_devices_that_vote_the_reverse(num_devices):
+    """It depends on who is more, not on how many masks a grade is made of. (Two of 16 channels share a grade.)"""
     public, contrary = tuple(range(16)), tuple(reversed(range(16)))
     against = [num_devices * grade for grade in device_grades(contrary)]
-    fewer, more = (
-        order_by(RULES["mean"], GroupVotes(against, num_devices, public, n0))
-        for n0 in (num_devices - 1, num_devices + 1)
-    )
-    assert [channel // 2 for channel in fewer] == [channel // 2 for channel in contrary], "two channels share a grade"
-    assert more == public
+
+    def lead_of_the_better_pair(public_votes):
+        fused = GroupVotes(against, num_devices, public, public_votes).fused_grades
+        pairs = [fused[channel] + fused[channel + 1] for channel in range(0, 16, 2)]
+        return {better - worse for better, worse in pairwise(pairs)}
+
+    unit = 2 * GroupVotes(against, num_devices, public).unit
+    for more in (-1, 0, 1, 2):
+        assert lead_of_the_better_pair(num_devices + more) == {more * unit}, "one grade for each device that is more"
 
 
 # --- margins and near ties -------------------------------------------------------------------------------------------

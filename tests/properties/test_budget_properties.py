@@ -74,6 +74,7 @@ permilles = st.tuples(*[st.integers(0, 1100)] * 3)
 
 
 @given(problems(), permilles)
+@settings(deadline=None)
 def test_never_over_any_budget_and_never_outside_the_limits(problem, shares):
     layout, _, limits, _ = problem
     widths = chosen(problem, shares)
@@ -89,6 +90,7 @@ def test_never_over_any_budget_and_never_outside_the_limits(problem, shares):
 
 
 @given(problems(), permilles, permilles)
+@settings(deadline=None)
 def test_larger_budgets_never_give_less_value(problem, one, other):
     layout, tables, _, tally = problem
     small, large = zip(*(sorted(pair) for pair in zip(one, other, strict=True)), strict=True)
@@ -99,12 +101,14 @@ def test_larger_budgets_never_give_less_value(problem, one, other):
 
 
 @given(problems(), permilles, st.integers(2, 5))
+@settings(deadline=None)
 def test_the_answer_depends_on_shares_of_votes_only(problem, shares, times):
     scaled = [[votes * times for votes in tally_O] for tally_O in problem[3]]
     assert chosen(problem, shares) == chosen((*problem[:3], scaled), shares)
 
 
 @given(problems(max_tables=1), permilles, st.integers(2, 9))
+@settings(deadline=None)
 def test_a_table_twice_or_in_another_scale_changes_nothing(problem, shares, times):
     layout, (table,), limits, tally = problem
     (constraint,) = constraints_of(problem, shares)
@@ -114,6 +118,7 @@ def test_a_table_twice_or_in_another_scale_changes_nothing(problem, shares, time
 
 
 @given(problems(), permilles)
+@settings(deadline=None)
 def test_a_joint_cost_fits_just_where_every_constraint_is_met(problem, shares):
     """What a device's own ranking goes by."""
     layout = problem[0]
@@ -125,7 +130,7 @@ def test_a_joint_cost_fits_just_where_every_constraint_is_met(problem, shares):
 
 
 @given(problems(max_tables=1), permilles)
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_public_votes_beyond_any_fleet_decide_like_the_public_evidence_alone(problem, shares):
     """Where it has an answer: it must ask for more than there is, and have no two steps that lose alike."""
     layout, _, limits, tally = problem
@@ -152,7 +157,7 @@ def test_log_steps_never_falls(one, other):
 
 
 @given(problems(max_groups=3, max_channels=9, max_tables=1, is_limited=False))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_with_a_separable_cost_every_point_of_the_path_is_the_best_for_its_money(problem):
     """Fox 1966. (With products of widths it is a heuristic: 1,500 random tiny networks were at worst 0.41 bits per
     vote from the optimum, 98 % of them within 0.02.)
