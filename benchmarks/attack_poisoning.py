@@ -205,7 +205,7 @@ def decision(campaign: Campaign, cohorts: Sequence[Total], rule: CombinationRule
     parts = table.split(combine(table, cohorts, rule).lanes)
     grades_C = np.concatenate([parts[grade_lane(group.name)] for group in layout.groups]).tolist()
     votes_GO = [parts[width_lane(LEVEL, group.name)].tolist() for group in layout.groups]
-    widths = choose_widths(layout, campaign.cost_table, votes_GO, campaign.levels[LEVEL].budget)
+    widths = choose_widths(layout, campaign.constraints(LEVEL), votes_GO, campaign.limits)
     return Made(channel_order(layout, grades_C, campaign.public_order), widths)
 
 

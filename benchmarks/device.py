@@ -43,9 +43,10 @@ from prunefleet_edge.models import build, example_input, parse_spec
 from prunefleet_edge.profile import DeviceProfile
 from prunefleet_edge.profile_measurement import Effort, Measurement, network_run
 from prunefleet_edge.pruning import slim
-from prunefleet_edge.ranking import Limits, keep_masks, narrowest_widths
+from prunefleet_edge.ranking import keep_masks
 from prunefleet_edge.saliency import l1_saliency
 from prunefleet_edge.tracing import cost_table, trace
+from prunefleet_shared.limits import Limits, narrowest_widths
 
 NETS = ("resnet20", "mobilenetv2", "alexnet", "squeezenet", "resnet50")
 KEY = ("net", "runtime", "level_percent", "rounded_to")

@@ -161,8 +161,7 @@ class _Device:
     def _own_net(self, samples: Samples) -> Candidate:
         key = samples.images.numpy().tobytes()
         if key not in self._made:
-            budget = self._campaign.levels[self._level].budget
-            self._made[key] = work.own_candidate(self._campaign, self._base, budget, samples, self._options)
+            self._made[key] = work.own_candidate(self._campaign, self._base, self._level, samples, self._options)
         return self._made[key]
 
     def _row(self, arm: str, candidate: Candidate) -> Row:

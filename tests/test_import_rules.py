@@ -30,10 +30,20 @@ MAY_IMPORT = {
 PURE_MODULES = [
     *(
         f"prunefleet_shared.{name}"
-        for name in ["messages", "masks", "lanes", "layout", "metrics", "campaign", "private_sum"]
+        for name in [
+            "messages",
+            "masks",
+            "lanes",
+            "layout",
+            "metrics",
+            "campaign",
+            "private_sum",
+            "decision_rules",
+            "limits",
+        ]
     ),
     *(f"prunefleet_edge.{name}" for name in ["round", "events", "device_state", "backoff", "egress", "gate"]),
-    *(f"prunefleet_coordinator.{name}" for name in ["round", "admission", "aggregation", "budget"]),
+    *(f"prunefleet_coordinator.{name}" for name in ["round", "admission", "aggregation", "budget", "order_rules"]),
 ]
 HEAVY = {"grpc", "flwr", "google.protobuf", "torch", "sqlalchemy", "sqlite3"}
 UNSAFE_MODULES = {"pickle", "cPickle", "shelve", "dill", "cloudpickle", "marshal"}

@@ -26,9 +26,11 @@ from prunefleet_shared.campaign import (
     PrivacyTerms,
     SlimBase,
 )
+from prunefleet_shared.decision_rules import why_rules_impossible
 from prunefleet_shared.documents import public_bytes
-from prunefleet_shared.errors import Rejection, RejectReason
-from prunefleet_shared.layout import MAX_LEVELS
+from prunefleet_shared.errors import ConfigError, Rejection, RejectReason
+from prunefleet_shared.layout import MAX_LEVELS, NUM_WIDTH_OPTIONS
+from prunefleet_shared.limits import why_unreachable
 from prunefleet_shared.messages import CheckIn, Phase, Role, SumUp, Up
 from prunefleet_shared.noise_terms import why_noise_impossible
 from prunefleet_shared.steering_terms import why_steering_impossible
@@ -40,6 +42,7 @@ MIN_DEVICES_IN_SUM = 3
 MAX_ROSTER = 1000
 """Devices of a private sum: what each sends and computes grows with their number."""
 MAX_COHORTS = 1000
+MAX_COST_TABLES = 8
 MAX_STAGE_MS = 24 * 3600 * 1000
 MAX_COHORT = 10_000
 """Names of a session's devices are kept in memory while it is open."""
@@ -145,6 +148,7 @@ def why_campaign_impossible(campaign: Campaign) -> str | None:
         or _why_schedule_impossible(campaign)
         or _why_cohort_impossible(campaign)
         or _why_privacy_impossible(campaign)
+        or _why_decisions_impossible(campaign)
     )
 
 
@@ -170,18 +174,25 @@ def _is_public_key(text: str) -> bool:
 
 
 def _why_schedule_impossible(campaign: Campaign) -> str | None:
-    budgets = [level.budget for level in campaign.levels]
-    narrowest = campaign.cost_table.cost([1] * len(campaign.layout.groups))
-    if not 1 <= len(budgets) <= MAX_LEVELS:
-        return f"a schedule has 1 to {MAX_LEVELS} levels, this one has {len(budgets)}"
+    if not 1 <= len(campaign.levels) <= MAX_LEVELS:
+        return f"a schedule has 1 to {MAX_LEVELS} levels, this one has {len(campaign.levels)}"
     if any(not 1 <= level.permille <= 1000 for level in campaign.levels):
         return f"a level keeps 1 to 1000 thousandths, got {[level.permille for level in campaign.levels]}"
-    if budgets != sorted(budgets, reverse=True):
-        return f"budgets must not grow from level to level, got {budgets}"
-    if budgets[-1] < narrowest:
-        unit = campaign.cost_table.unit
-        return f"the budget of {budgets[-1]} {unit} cannot be met: one channel in each group costs {narrowest}"
-    return None
+    return _why_budgets_impossible(campaign)
+
+
+def _why_budgets_impossible(campaign: Campaign) -> str | None:
+    if any(len(level.further_budgets) != len(campaign.further_tables) for level in campaign.levels):
+        return f"each level needs a budget for each of the {len(campaign.further_tables)} further cost tables"
+    for budgets in zip(*([level.budget, *level.further_budgets] for level in campaign.levels), strict=True):
+        if list(budgets) != sorted(budgets, reverse=True):
+            return f"budgets must not grow from level to level, got {list(budgets)}"
+        if budgets[-1] < 1:
+            return f"a budget is at least 1, got {list(budgets)}"
+    try:
+        return why_unreachable(campaign.layout, campaign.limits, campaign.constraints(-1))
+    except ConfigError as error:
+        return str(error)
 
 
 def _why_cohort_impossible(campaign: Campaign) -> str | None:
@@ -236,6 +247,16 @@ def _why_roster_impossible(privacy: PrivacyTerms, cohort: CohortPolicy) -> str |
     return None
 
 
+def _why_decisions_impossible(campaign: Campaign) -> str | None:
+    shape = [len(options) for options in campaign.public_options]
+    wanted = [len(campaign.layout.groups)] * len(campaign.levels)
+    if shape != wanted and (shape or campaign.rules.public_votes):
+        return f"public options: expected one for each group and level, {wanted}, got {shape}"
+    if any(option not in range(NUM_WIDTH_OPTIONS) for options in campaign.public_options for option in options):
+        return f"public options are 0 to {NUM_WIDTH_OPTIONS - 1}, got {campaign.public_options}"
+    return why_rules_impossible(campaign.rules, is_noisy=campaign.privacy.noise is not None)
+
+
 def _why_network_impossible(campaign: Campaign) -> str | None:
     groups, orders = campaign.layout.groups, campaign.public_order
     names = {group.name for group in groups}
@@ -243,7 +264,11 @@ def _why_network_impossible(campaign: Campaign) -> str | None:
         return "a layout needs groups with names of their own and at least one channel each"
     if [sorted(order) for order in orders] != [list(range(group.num_channels)) for group in groups]:
         return "the public order must list every channel of every group once"
-    for term in campaign.cost_table.terms:
+    tables = (campaign.cost_table, *campaign.further_tables)
+    units = [table.unit for table in tables]
+    if len(set(units)) != len(units) or len(units) > MAX_COST_TABLES:
+        return f"a campaign has 1 to {MAX_COST_TABLES} cost tables, each in a unit of its own, got {', '.join(units)}"
+    for term in (term for table in tables for term in table.terms):
         if term.coefficient < 0 or len(term.groups) > 2 or not set(term.groups) <= set(range(len(groups))):
             return f"cost terms need a coefficient of at least 0 and at most two of the groups, got {term}"
     return why_steering_impossible(campaign.layout, campaign.steering)

@@ -40,7 +40,7 @@ def close_round(campaign: Campaign, snapshot: Snapshot) -> Closing:
     level = 0 if closed.kind is SessionKind.VOTE else closed.level + 1
     if level == len(campaign.levels) or _is_budget_spent(campaign, rounds, level):
         return Closing(closed, after.moved_by(Happening.LAST_SUM_CLOSED), None)
-    decision = decide(campaign, rounds[0].total, level)
+    decision = decide(campaign, rounds[0].total, level, [cohort.total for cohort in rounds[0].cohorts])
     after = replace(after, level=level, decisions=(*after.decisions, decision))
     return Closing(closed, after.moved_by(Happening.SUM_CLOSED), decision)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from prunefleet_coordinator.admission import why_campaign_impossible
-from prunefleet_coordinator.aggregation import decide
+from prunefleet_coordinator.aggregation import decide, margins_milli
 from prunefleet_coordinator.archive import (
     CAMPAIGN_FILE,
     COHORTS_FILE,
@@ -33,7 +33,7 @@ from prunefleet_shared.campaign import Campaign, Decision, SlimBase
 from prunefleet_shared.document_file import read_document_file
 from prunefleet_shared.documents import SignedDocument, digest, open_document
 from prunefleet_shared.errors import ConfigError, InputError, LocalProtocolError, RemoteProtocolError, ReplayError
-from prunefleet_shared.messages import SessionKind
+from prunefleet_shared.messages import SessionKind, Total
 from prunefleet_shared.steering_record import SteeringRecord, record_digest, why_record_wrong
 
 T = TypeVar("T")
@@ -52,6 +52,8 @@ class ReplayedDecision:
         num_devices: Devices in the sum it follows from.
         fingerprint: Of the decision.
         public_key_digest: SHA-256 (hex) of the campaign's public key (DER).
+        margins_milli: For each group, by how much the votes prefer the last kept channel to the first one left out, in
+            thousandths of one device's largest possible say; None where none is left out.
     """
 
     path: str
@@ -61,6 +63,7 @@ class ReplayedDecision:
     num_devices: int
     fingerprint: str
     public_key_digest: str
+    margins_milli: tuple[int | None, ...]
 
 
 def replay(directory: Path) -> list[ReplayedDecision]:
@@ -84,9 +87,10 @@ def _replay_level(folder: Path, directory: Path) -> ReplayedDecision:
     decision = _open(decision_path, "decision", Decision, bytes.fromhex(campaign.decision_key))
     if folder.name != f"{LEVEL_FOLDER}{decision.level}":
         raise _disagrees(decision_path, "level", folder.name, f"{LEVEL_FOLDER}{decision.level}")
-    _compare(decision_path, _recomputed(folder / SUM_FILE, campaign, decision.level), decision)
+    vote_total = read_total(folder / SUM_FILE)
+    _compare(decision_path, _recomputed(folder / SUM_FILE, vote_total, campaign, decision.level), decision)
     slim_base = _check_slim_base(folder / SLIM_BASE_FILE, campaign, decision)
-    _check_steering(folder, campaign, decision, slim_base)
+    _check_steering(folder / STEERING_FILE, vote_total, campaign, decision, slim_base)
     _check_outcome(folder / OUTCOME_FILE, campaign)
     return ReplayedDecision(
         path=decision_path.relative_to(directory).as_posix(),
@@ -96,6 +100,7 @@ def _replay_level(folder: Path, directory: Path) -> ReplayedDecision:
         num_devices=decision.num_devices,
         fingerprint=decision.fingerprint,
         public_key_digest=digest(campaign_signed.public_key),
+        margins_milli=margins_milli(campaign, vote_total, decision),
     )
 
 
@@ -117,13 +122,13 @@ def _open(path: Path, kind: str, document_type: type[T], trusted_key: bytes) -> 
         raise ReplayError(msg) from None
 
 
-def _recomputed(sum_path: Path, campaign: Campaign, level: int) -> Decision:
-    total, cohorts = read_total(sum_path), read_cohorts(sum_path.with_name(COHORTS_FILE))
+def _recomputed(sum_path: Path, total: Total, campaign: Campaign, level: int) -> Decision:
+    cohorts = read_cohorts(sum_path.with_name(COHORTS_FILE))
     try:
         if cohorts and combined_total(campaign, SessionKind.VOTE, cohorts.totals) != total:
             msg = f"{sum_path}: it is not what the cohorts beside it come to by rule {campaign.cohort.combination}"
             raise ReplayError(msg)
-        return decide(campaign, total, level)
+        return decide(campaign, total, level, cohorts.totals if cohorts else ())
     except (LocalProtocolError, ConfigError) as error:
         msg = f"{sum_path}: no decision follows from it: {error}"
         raise ReplayError(msg) from None
@@ -150,8 +155,9 @@ def _check_slim_base(path: Path, campaign: Campaign, decision: Decision) -> Slim
     return slim_base
 
 
-def _check_steering(folder: Path, campaign: Campaign, decision: Decision, slim_base: SlimBase | None) -> None:
-    path = folder / STEERING_FILE
+def _check_steering(
+    path: Path, vote_total: Total, campaign: Campaign, decision: Decision, slim_base: SlimBase | None
+) -> None:
     if not path.exists():
         return  # it stays with the operator, unless somebody wants it checked
     try:
@@ -160,7 +166,7 @@ def _check_steering(folder: Path, campaign: Campaign, decision: Decision, slim_b
         raise ReplayError(str(error)) from None
     if slim_base and slim_base.steering_digest != record_digest(record):
         raise _disagrees(path, "digest", slim_base.steering_digest, record_digest(record))
-    why = why_record_wrong(campaign, decision, read_total(folder / SUM_FILE), record)
+    why = why_record_wrong(campaign, decision, vote_total, record)
     if why:
         msg = f"{path}: {why}"
         raise ReplayError(msg)

@@ -59,8 +59,9 @@ def campaign_report(store: Store, campaign_id: str, *, is_authority_built_in: bo
         contribution=contribution_of(campaign),
         rounds=[_round(store, campaign, total, decision) for decision in snapshot.decisions] if total else [],
         decisions=[
-            decision_record(campaign, decision, _signed(store, campaign_id, decision.level))
+            decision_record(campaign, total, decision, _signed(store, campaign_id, decision.level))
             for decision in snapshot.decisions
+            if total
         ],
         topology=group_tallies(campaign, total) if total else [],
     )

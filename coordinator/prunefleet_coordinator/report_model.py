@@ -96,6 +96,9 @@ class Setting(_Part):
     cost_unit: str
     num_groups: Count
     num_channels: Count
+    order_rule: str
+    public_votes: Count
+    near_tie_milli: Count
 
 
 class Seed(_Part):
@@ -161,7 +164,11 @@ class SteeringFacts(_Part):
 
 
 class DecisionRecord(_Part):
-    """A signed decision; ``signature`` and ``public_key`` are DER in hex."""
+    """A signed decision; ``signature`` and ``public_key`` are DER in hex.
+
+    ``margins_milli`` says for each group by how much the votes prefer the last kept channel to the first one left out,
+    in thousandths of one device's largest possible say; null where none is left out. It follows from the sum.
+    """
 
     seed: int | None = None
     level: Count
@@ -172,6 +179,7 @@ class DecisionRecord(_Part):
     prior: list[list[Count]]
     cost: Count
     budget: Count
+    margins_milli: list[int | None]
 
 
 class GroupTally(_Part):

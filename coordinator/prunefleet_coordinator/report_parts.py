@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from prunefleet_coordinator.aggregation import margins_milli
 from prunefleet_coordinator.report_model import (
     Contribution,
     ContributionPart,
@@ -51,6 +52,9 @@ def setting_of(campaign: Campaign, preset: str | None = None) -> Setting:
         cost_unit=campaign.cost_table.unit,
         num_groups=len(campaign.layout.groups),
         num_channels=campaign.layout.num_channels,
+        order_rule=campaign.rules.order,
+        public_votes=campaign.rules.public_votes,
+        near_tie_milli=campaign.rules.near_tie_milli,
     )
 
 
@@ -119,9 +123,9 @@ def _outcome(outcome: OutcomeTally) -> RoundOutcome:
 
 
 def decision_record(
-    campaign: Campaign, decision: Decision, signed: SignedDocument, seed: int | None = None
+    campaign: Campaign, vote_total: Total, decision: Decision, signed: SignedDocument, seed: int | None = None
 ) -> DecisionRecord:
-    """A decision with what it takes to check it; ``signed`` is the document it was read from."""
+    """A decision made from ``vote_total`` with what it takes to check it; ``signed`` is what it was read from."""
     return DecisionRecord(
         seed=seed,
         level=decision.level,
@@ -132,6 +136,7 @@ def decision_record(
         prior=[list(order) for order in decision.prior],
         cost=decision.cost,
         budget=campaign.levels[decision.level].budget,
+        margins_milli=list(margins_milli(campaign, vote_total, decision)),
     )
 
 

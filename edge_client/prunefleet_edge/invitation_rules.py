@@ -5,6 +5,7 @@ from __future__ import annotations
 from prunefleet_edge.events import Invited
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.errors import Rejection, RejectReason
+from prunefleet_shared.limits import why_limits_broken
 from prunefleet_shared.messages import SessionKind
 
 
@@ -33,7 +34,11 @@ def why_decision_impossible(campaign: Campaign, decision: Decision) -> str | Non
     for group, width, order in zip(campaign.layout.groups, decision.widths, decision.prior, strict=True):
         if not 1 <= width <= group.num_channels or sorted(order) != list(range(group.num_channels)):
             return f"widths or order of {group.name} do not fit its {group.num_channels} channels"
-    cost, budget = campaign.cost_table.cost(decision.widths), campaign.levels[decision.level].budget
-    if cost != decision.cost or cost > budget:
-        return f"cost {decision.cost}, recomputed {cost}, budget {budget} {campaign.cost_table.unit}"
-    return None
+    cost = campaign.cost_table.cost(decision.widths)
+    if cost != decision.cost:
+        return f"cost {decision.cost}, recomputed {cost} {campaign.cost_table.unit}"
+    for constraint in campaign.constraints(decision.level):
+        if not constraint.is_met(decision.widths):
+            spent, unit = constraint.table.cost(decision.widths), constraint.table.unit
+            return f"cost {spent}, budget {constraint.budget} {unit}"
+    return why_limits_broken(campaign.layout, campaign.limits, decision.widths)

@@ -16,11 +16,11 @@ from prunefleet_edge.models.weights import read_base, set_normalisation
 from prunefleet_edge.profile import latency_table, read_profile
 from prunefleet_edge.prune_settings import LocalSettings, PruneSettings
 from prunefleet_edge.pruning_plan import PruningPlan, plan_named
-from prunefleet_edge.ranking import Limits
 from prunefleet_edge.recipes import Recipe, recipe_named
 from prunefleet_edge.tracing import Trace, cost_table
 from prunefleet_shared.errors import ConfigError, InputError
 from prunefleet_shared.layout import WidthCost
+from prunefleet_shared.limits import Limits
 
 MEMORY_BATCH = 32
 """Batch at which a budget in training memory is counted."""

@@ -17,7 +17,6 @@ from prunefleet_edge.phases import Phases
 from prunefleet_edge.prune_result import Try
 from prunefleet_edge.pruning import Candidate
 from prunefleet_edge.pruning_plan import PruningPlan
-from prunefleet_edge.ranking import narrowest_widths
 from prunefleet_edge.schedule import prune_and_retrain
 from prunefleet_edge.search import DEFAULT_RATIOS, LevelSearch
 from prunefleet_edge.step_progress import StepProgress
@@ -25,6 +24,7 @@ from prunefleet_edge.tracing import Trace
 from prunefleet_edge.training import train
 from prunefleet_shared.errors import ConfigError, InputError
 from prunefleet_shared.layout import WidthCost
+from prunefleet_shared.limits import narrowest_widths
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from prunefleet_edge.ranking import NO_LIMITS, Limits
 from prunefleet_edge.recipes import Recipe
 from prunefleet_shared.errors import ConfigError
+from prunefleet_shared.limits import NO_LIMITS, Limits
 
 CRITERIA = ("l1", "l2", "norm-scale", "fpgm", "taylor", "activation", "random")
 """What a channel can be scored by; ``taylor`` and ``activation`` look at data, ``random`` is the control."""

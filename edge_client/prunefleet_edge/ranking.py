@@ -8,42 +8,22 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
 from prunefleet_shared.errors import ConfigError
-from prunefleet_shared.layout import Layout, WidthCost, width_options
+from prunefleet_shared.layout import Layout, WidthCost
+from prunefleet_shared.limits import (
+    NO_LIMITS,
+    Limits,
+    allowed_widths,
+    narrowest_widths,
+    unreachable_words,
+    width_units,
+)
 from prunefleet_shared.masks import BoolArray, FloatArray, IntArray, descending_order, keep_mask
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What pruning must leave alone. Every group keeps an eighth of its channels at least, whatever these say.
-
-    Attributes:
-        min_keep: Channels that every group keeps at least (all, where it has fewer).
-        round_to: Widths are multiples of this, or the dense width; runtimes are fast at multiples of 8 or 16.
-        skipped: Names of groups that are never pruned.
-
-    Raises:
-        ConfigError: A number is out of range (the user's to mend).
-    """
-
-    min_keep: int = 0
-    round_to: int = 1
-    skipped: frozenset[str] = frozenset()
-
-    def __post_init__(self) -> None:
-        if self.min_keep < 0 or self.round_to < 1:
-            msg = f"limits: expected min_keep >= 0 and round_to >= 1, got {self.min_keep} and {self.round_to}"
-            raise ConfigError(msg)
-
-
-NO_LIMITS = Limits()
-"""Nothing but the eighth of every group."""
 
 
 def rank_widths(
@@ -70,60 +50,83 @@ def rank_widths(
         start: Widths after an earlier step of pruning; ``scores_C`` then covers what that left. Dense unless given.
 
     Raises:
-        ConfigError: Not even the smallest widths fit, or ``limits`` names a group that is not there.
+        ConfigError: Not even the smallest widths fit, or ``limits`` do not fit the layout.
     """
-    widths = np.array(layout.dense_widths if start is None else start)
-    allowed = _allowed_widths(layout, limits, widths)
-    steps = _steps(scores_C, widths, allowed)
+    dense_or_left = tuple(layout.dense_widths if start is None else start)
+    units = width_units(layout, limits)
+    unit_of_G = _unit_of_groups(units, len(dense_or_left))
+    first_of_U = [unit[0] for unit in units]
+    allowed = allowed_widths(layout, limits, dense_or_left)
+    wide_U = np.array([dense_or_left[index] for index in first_of_U])
+    steps = _steps(np.repeat(unit_of_G, dense_or_left), scores_C, units, wide_U, [allowed[i] for i in first_of_U])
 
     def after(num_steps: int) -> list[int]:
-        return [int(w) for w in widths - np.bincount(*_summed(steps[:num_steps]), minlength=len(widths))]
+        return [int(w) for w in wide_U - np.bincount(*_summed(steps[:num_steps]), minlength=len(units))]
 
-    def fits(num_steps: int) -> bool:
-        return table.cost(after(num_steps)) <= budget
+    def fits(width_U: Sequence[int]) -> bool:
+        return table.cost([width_U[unit] for unit in unit_of_G]) <= budget
 
-    if not fits(len(steps)):
-        raise _unreachable(table, budget, after(len(steps)))
-    num_steps = bisect.bisect_left(range(len(steps)), True, key=fits)
-    return _give_back(after(num_steps), steps[:num_steps], lambda tried: table.cost(tried) <= budget)
+    if not fits(after(len(steps))):
+        raise _unreachable(table, budget, [after(len(steps))[unit] for unit in unit_of_G])
+    num_steps = bisect.bisect_left(range(len(steps)), True, key=lambda taken: fits(after(taken)))
+    width_U = _give_back(after(num_steps), steps[:num_steps], fits)
+    return tuple(width_U[unit] for unit in unit_of_G)
 
 
 _Step = tuple[int, int]
-"""A group, and how many of its channels go at once."""
+"""A unit (a group, or groups that are tied), and how many channels each group of it gives up at once."""
 
 
-def _steps(scores_C: npt.ArrayLike, start: IntArray, allowed: list[tuple[int, ...]]) -> list[_Step]:
-    """In which order channels would go if there were no budget, the least salient first, down to the floors."""
-    group_C = np.repeat(np.arange(len(start)), start)
-    widths, wanted = [int(w) for w in start], [int(w) for w in start]
+def _unit_of_groups(units: Sequence[Sequence[int]], num_groups: int) -> list[int]:
+    unit_of_G = [0] * num_groups
+    for number, unit in enumerate(units):
+        for index in unit:
+            unit_of_G[index] = number
+    return unit_of_G
+
+
+def _steps(
+    unit_C: IntArray,
+    scores_C: npt.ArrayLike,
+    units: Sequence[Sequence[int]],
+    start_U: IntArray,
+    allowed_U: Sequence[tuple[int, ...]],
+) -> list[_Step]:
+    """In which order channels would go if there were no budget, the least salient first, down to the floors.
+
+    Groups that are tied narrow together, when as many of their channels as there are groups have had their turn.
+    """
+    width_U = [int(w) for w in start_U]
+    wanted_U = [width * len(unit) for width, unit in zip(width_U, units, strict=True)]
     steps = []
     for channel in descending_order(scores_C)[::-1]:
-        group = int(group_C[channel])
-        wanted[group] -= 1
-        left = allowed[group][bisect.bisect_left(allowed[group], wanted[group])]
-        if left < widths[group]:
-            steps.append((group, widths[group] - left))
-            widths[group] = left
+        unit = int(unit_C[channel])
+        wanted_U[unit] -= 1
+        wanted = -(-wanted_U[unit] // len(units[unit]))
+        left = allowed_U[unit][bisect.bisect_left(allowed_U[unit], wanted)]
+        if left < width_U[unit]:
+            steps.append((unit, width_U[unit] - left))
+            width_U[unit] = left
     return steps
 
 
 def _summed(steps: Sequence[_Step]) -> tuple[IntArray, IntArray]:
-    """Groups and counts of steps as two arrays, as ``np.bincount`` takes them."""
+    """Units and counts of steps as two arrays, as ``np.bincount`` takes them."""
     pairs = np.array(steps, dtype=np.int64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 
 
-def _give_back(widths: list[int], steps: Sequence[_Step], fits: Callable[[list[int]], bool]) -> tuple[int, ...]:
+def _give_back(width_U: list[int], steps: Sequence[_Step], fits: Callable[[list[int]], bool]) -> list[int]:
     """Undo what can be undone within the budget, the best first."""
     full: set[int] = set()
-    for group, num_channels in reversed(steps):
-        if group in full:
+    for unit, num_channels in reversed(steps):
+        if unit in full:
             continue  # it did not fit before, and nothing has become narrower since
-        widths[group] += num_channels
-        if not fits(widths):
-            widths[group] -= num_channels
-            full.add(group)
-    return tuple(widths)
+        width_U[unit] += num_channels
+        if not fits(width_U):
+            width_U[unit] -= num_channels
+            full.add(unit)
+    return width_U
 
 
 def even_widths(layout: Layout, table: WidthCost, budget: int, limits: Limits = NO_LIMITS) -> tuple[int, ...]:
@@ -136,10 +139,10 @@ def even_widths(layout: Layout, table: WidthCost, budget: int, limits: Limits = 
         limits: What must be left; they win over the share.
 
     Raises:
-        ConfigError: Not even the smallest widths fit, or ``limits`` names a group that is not there.
+        ConfigError: Not even the smallest widths fit, or ``limits`` do not fit the layout.
     """
     dense = layout.dense_widths
-    allowed = _allowed_widths(layout, limits, dense)
+    allowed = allowed_widths(layout, limits)
     shares = sorted({Fraction(w, n) for options, n in zip(allowed, dense, strict=True) for w in options}, reverse=True)
 
     def at(share: Fraction) -> tuple[int, ...]:
@@ -152,47 +155,19 @@ def even_widths(layout: Layout, table: WidthCost, budget: int, limits: Limits = 
     return at(shares[index])
 
 
-def narrowest_widths(layout: Layout, limits: Limits = NO_LIMITS) -> tuple[int, ...]:
-    """The least that a device's own ranking leaves of each group: its smallest width option, within ``limits``.
-
-    Raises:
-        ConfigError: ``limits`` names a group that is not there.
-    """
-    return tuple(options[0] for options in _allowed_widths(layout, limits, layout.dense_widths))
-
-
 def check_budget(layout: Layout, table: WidthCost, budget: int, limits: Limits = NO_LIMITS) -> None:
     """Refuse a budget before anything is trained for it.
 
     Raises:
-        ConfigError: Not even the smallest widths fit, or ``limits`` names a group that is not there.
+        ConfigError: Not even the smallest widths fit, or ``limits`` do not fit the layout.
     """
     smallest = narrowest_widths(layout, limits)
     if table.cost(smallest) > budget:
         raise _unreachable(table, budget, smallest)
 
 
-def _allowed_widths(layout: Layout, limits: Limits, start: Sequence[int] | IntArray) -> list[tuple[int, ...]]:
-    """For each group, the widths it may have, ascending, the one it has now last."""
-    names = {group.name for group in layout.groups}
-    unknown = sorted(limits.skipped - names)
-    if unknown:
-        msg = f"skipped groups: there is no group {', '.join(unknown)}; expected some of {', '.join(sorted(names))}"
-        raise ConfigError(msg)
-    found = []
-    for group, now in zip(layout.groups, start, strict=True):
-        floor = max(width_options(group.num_channels)[0], limits.min_keep)
-        first = -(-floor // limits.round_to) * limits.round_to
-        narrower = () if group.name in limits.skipped else tuple(range(first, int(now), limits.round_to))
-        found.append((*narrower, int(now)))
-    return found
-
-
 def _unreachable(table: WidthCost, budget: int, smallest: Sequence[int]) -> ConfigError:
-    return ConfigError(
-        f"a budget of {budget} {table.unit} cannot be met: the smallest widths cost {table.cost(smallest)}; "
-        "allow more, or relax min_keep, round_to or the skipped groups"
-    )
+    return ConfigError(unreachable_words(table, budget, smallest))
 
 
 def per_cost(

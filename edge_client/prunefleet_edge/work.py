@@ -23,7 +23,7 @@ from prunefleet_edge.latency import latency_ratio
 from prunefleet_edge.models import build, example_input, parse_spec
 from prunefleet_edge.models.weights import load_weights, save_weights
 from prunefleet_edge.pruning import Candidate, slim
-from prunefleet_edge.ranking import keep_masks, masks_by_order, narrowest_widths, per_cost, rank_widths
+from prunefleet_edge.ranking import keep_masks, masks_by_order, per_cost, rank_widths
 from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.retraining import retrain, strategy_named
 from prunefleet_edge.retraining_options import PLAIN, RetrainingOptions, check_for_slim
@@ -180,10 +180,10 @@ def vote_scores(campaign: Campaign, dense: nn.Module, samples: Samples) -> Float
 
 def scores_to_vote(campaign: Campaign, scores_C: FloatArray) -> Vote:
     """Grades, and for every level the widths that the device's own ranking gives at that budget."""
-    layout, table = campaign.layout, campaign.cost_table
+    layout = campaign.layout
     options = []
-    for level in campaign.levels:
-        widths = rank_widths(layout, table, scores_C, level.budget)
+    for number, level in enumerate(campaign.levels):
+        widths = rank_widths(layout, campaign.joint_cost(number), scores_C, level.budget, campaign.limits)
         options.append([option_for_width(w, n) for w, n in zip(widths, layout.dense_widths, strict=True)])
     return Vote(grade_layout(layout, scores_C), np.asarray(options, dtype=np.int64))
 
@@ -228,16 +228,20 @@ def with_lifts(campaign: Campaign, base: bytes, own: Samples, vote: Vote, allowe
     return replace(vote, lifts_C=grade_layout(campaign.layout, lift_saliency(use_C, campaign.steering)))
 
 
-def own_choice(campaign: Campaign, base: bytes, budget: int, samples: Samples, options: WorkOptions) -> nn.Module:
-    """What the device would do without a fleet (arm ``local``): own scores, own pruning, own retraining."""
-    return own_candidate(campaign, base, budget, samples, options).model
+def own_choice(campaign: Campaign, base: bytes, level: int, samples: Samples, options: WorkOptions) -> nn.Module:
+    """What the device would do without a fleet (arm ``local``): own scores, own pruning, own retraining.
+
+    At the level's budgets and within the campaign's limits, like the fleet.
+    """
+    return own_candidate(campaign, base, level, samples, options).model
 
 
-def own_candidate(campaign: Campaign, base: bytes, budget: int, samples: Samples, options: WorkOptions) -> Candidate:
+def own_candidate(campaign: Campaign, base: bytes, level: int, samples: Samples, options: WorkOptions) -> Candidate:
     """:func:`own_choice`, and which channels it has."""
     dense = dense_copy(campaign, base, samples, options)
     scores = vote_scores(campaign, dense, samples)
-    widths = rank_widths(campaign.layout, campaign.cost_table, scores, budget)
+    cost, budget = campaign.joint_cost(level), campaign.levels[level].budget
+    widths = rank_widths(campaign.layout, cost, scores, budget, campaign.limits)
     masks = keep_masks(campaign.layout, scores, widths)
     small = slim_as_asked(campaign, dense, masks)
     return Candidate(train(small, samples, options.fine_tuning, options.seed), tuple(masks))
@@ -256,10 +260,6 @@ def personalise(
     check_for_slim(options.retraining)
     check_trainable(own, "private data")
     shipped = load_slim(campaign, decision, slim_base, options.allowed_code)
-    # The level's budget, not what the decision costs: a poisoned decision may be far below it, and would drag the
-    # alternative down with it. A fleet may narrow a group further than a device's own ranking would.
-    narrowest = campaign.cost_table.cost(narrowest_widths(campaign.layout))
-    budget = max(campaign.levels[decision.level].budget, narrowest)
 
     def fleet_net(samples: Samples) -> Candidate:
         masks = tuple(masks_by_order(decision.prior, decision.widths))
@@ -270,7 +270,9 @@ def personalise(
         return Candidate(retrain(copy.deepcopy(shipped), None, samples, recipe, strategy, options.seed), masks)
 
     def own_net(samples: Samples) -> Candidate:
-        return own_candidate(campaign, base, budget, samples, options)
+        # At the level's budget, not at what the decision costs: a poisoned decision may be far below it, and would drag
+        # the alternative down with it.
+        return own_candidate(campaign, base, decision.level, samples, options)
 
     kept, verdict = judge(fleet_net, own_net, own, options)
     ratio = latency_ratio(kept.model, load_base(campaign, base, options.allowed_code), own.images[:1])

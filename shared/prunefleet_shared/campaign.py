@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from prunefleet_shared.decision_rules import DEFAULT_RULES, DecisionRules
 from prunefleet_shared.documents import canonical_bytes
 from prunefleet_shared.lanes import LaneTable, vote_lanes
 from prunefleet_shared.layout import CostTable, Layout
+from prunefleet_shared.limits import NO_LIMITS, Constraint, JointCost, Limits
 from prunefleet_shared.messages import SessionKind
 from prunefleet_shared.metrics import OUTCOME_LANES
 from prunefleet_shared.steering_terms import SteeringTerms
@@ -90,10 +92,12 @@ class Level:
     Attributes:
         permille: Nominal fraction of the dense cost that may remain, in thousandths.
         budget: The same as an absolute cost, in the cost table's unit.
+        further_budgets: One for each of the campaign's further tables, in its unit.
     """
 
     permille: int
     budget: int
+    further_budgets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,11 @@ class Campaign:
         decision_key: Whose signature makes a decision of this campaign: P-256, DER, in hex (182 digits).
         slim_base_key: Whose signature makes a slim base of it.
         steering: What devices compare their use of channels with; None where nothing is steered.
+        rules: How a decision follows from the votes.
+        public_options: For every level and group, the width option that the public order would vote for; counts in the
+            decision as ``rules.public_votes`` devices. Empty where nobody worked it out.
+        further_tables: Costs that have budgets of their own beside the cost table's; all hold at once.
+        limits: What every choice of widths must leave, the fleet's and each device's.
     """
 
     campaign_id: str
@@ -129,6 +138,20 @@ class Campaign:
     decision_key: str
     slim_base_key: str
     steering: SteeringTerms | None = None
+    rules: DecisionRules = DEFAULT_RULES
+    public_options: tuple[tuple[int, ...], ...] = ()
+    further_tables: tuple[CostTable, ...] = ()
+    limits: Limits = NO_LIMITS
+
+    def constraints(self, level: int) -> tuple[Constraint, ...]:
+        """What a network of ``level`` (0-based) may cost, in every table; the cost table's comes first."""
+        step, tables = self.levels[level], (self.cost_table, *self.further_tables)
+        budgets = (step.budget, *step.further_budgets)
+        return tuple(Constraint(table, budget) for table, budget in zip(tables, budgets, strict=True))
+
+    def joint_cost(self, level: int) -> JointCost:
+        """All constraints of a level as one cost: at most the level's ``budget`` just where they all are met."""
+        return JointCost(self.constraints(level))
 
     @property
     def vote_lanes(self) -> LaneTable:
@@ -153,7 +176,7 @@ class Decision:
         cost: Cost of ``widths``, at most the level's budget.
         num_devices: Contributions in the sum.
         tally_digest: SHA-256 (hex) over the sum.
-        fingerprint: SHA-256 (hex) over layout, tallies, widths, prior and budget: no time, no measured metric.
+        fingerprint: SHA-256 (hex) over layout, tallies, rules, limits, costs, widths, prior: no time, no metric.
     """
 
     campaign_id: str
@@ -189,12 +212,21 @@ class SlimBase:
 
 
 def decision_fingerprint(
-    layout: Layout,
+    campaign: Campaign,
+    level: int,
     tally: tuple[int, ...],
     widths: tuple[int, ...],
     prior: tuple[tuple[int, ...], ...],
-    budget: int,
 ) -> str:
-    """SHA-256 (hex) that any two decisions made from the same facts share."""
-    facts = {"budget": budget, "layout": layout, "prior": prior, "tally": tally, "widths": widths}
+    """SHA-256 (hex) that any two decisions made from the same facts, by the same rules, share."""
+    facts = {
+        "constraints": campaign.constraints(level),
+        "layout": campaign.layout,
+        "limits": campaign.limits,
+        "prior": prior,
+        "public_options": campaign.public_options,
+        "rules": campaign.rules,
+        "tally": tally,
+        "widths": widths,
+    }
     return hashlib.sha256(canonical_bytes(facts)).hexdigest()

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import TypeAdapter, ValidationError
 
-from prunefleet_shared.errors import RejectReason, reject
+from prunefleet_shared.errors import ConfigError, RejectReason, reject
 
 T = TypeVar("T")
 _DOMAIN = b"prunefleet/1|"
@@ -44,7 +44,7 @@ class SignedDocument:
 
 
 def canonical_bytes(document: object) -> bytes:
-    """Canonical JSON of a dataclass (or plain value) made of integers, strings, lists and mappings.
+    """Canonical JSON of a dataclass (or plain value) made of integers, strings, lists, mappings and sets (sorted).
 
     Raises:
         TypeError: It holds something without a canonical form, such as a float (a bug in the caller).
@@ -57,6 +57,8 @@ def _plain(value: Any) -> Any:
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(_plain(item) for item in value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if value is None or isinstance(value, bool | int | str):
@@ -129,6 +131,8 @@ def read_document(payload: bytes, document_type: type[T]) -> T:
             expected=f"a {document_type.__name__}",
             got=f"{first['msg']} at {where or 'top'}",
         ) from None
+    except ConfigError as error:  # a value that its type refuses, such as limits out of range
+        raise reject(RejectReason.MALFORMED, expected=f"a {document_type.__name__}", got=str(error)) from None
 
 
 def public_bytes(key: ec.EllipticCurvePublicKey) -> bytes:

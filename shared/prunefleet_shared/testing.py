@@ -31,6 +31,7 @@ from prunefleet_shared.campaign import (
 )
 from prunefleet_shared.documents import digest, public_bytes, sign_document
 from prunefleet_shared.layout import ChannelGroup, CostTable, CostTerm, Layout
+from prunefleet_shared.limits import narrowest_widths
 from prunefleet_shared.messages import Down, FetchModel, Invitation, ModelChunk, SessionKind, Up
 
 T = TypeVar("T")
@@ -178,9 +179,8 @@ def tiny_campaign(**changes: Any) -> Campaign:
 
 
 def tiny_decision(campaign: Campaign, level: int = 0) -> Decision:
-    """A decision within the budget of ``level`` for a :func:`tiny_campaign`: one channel in each group."""
-    widths = (1,) * len(campaign.layout.groups)
-    budget = campaign.levels[level].budget
+    """A decision within the budget of ``level`` for a :func:`tiny_campaign`: the narrowest there is."""
+    widths = narrowest_widths(campaign.layout, campaign.limits)
     return Decision(
         campaign_id=campaign.campaign_id,
         level=level,
@@ -189,7 +189,7 @@ def tiny_decision(campaign: Campaign, level: int = 0) -> Decision:
         cost=campaign.cost_table.cost(widths),
         num_devices=2,
         tally_digest=digest(b"tally"),
-        fingerprint=decision_fingerprint(campaign.layout, (level,), widths, campaign.public_order, budget),
+        fingerprint=decision_fingerprint(campaign, level, (level,), widths, campaign.public_order),
     )
 
 

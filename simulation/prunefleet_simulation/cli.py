@@ -6,17 +6,36 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from prunefleet_shared.errors import ConfigError
+from prunefleet_shared.option_sets import with_options_of
 
 app = typer.Typer(help="Simulate a whole fleet on this machine.", add_completion=False)
 
 
+def decision_options(
+    *,
+    order_rule: Annotated[
+        str | None, typer.Option(help="How channels are ordered: mean (default), majority, borda, public.")
+    ] = None,
+    public_votes: Annotated[
+        int | None, typer.Option(help="As how many devices the public order counts (default 0).")
+    ] = None,
+    near_tie: Annotated[
+        float | None, typer.Option(help="Below this lead at the cut, in devices' say, the public order decides.")
+    ] = None,
+    min_keep: Annotated[int | None, typer.Option(help="Channels every group keeps at least.")] = None,
+    round_to: Annotated[int | None, typer.Option(help="Widths are multiples of this, or dense.")] = None,
+) -> None:
+    """How votes become a decision; ``simulate`` takes these options over."""
+
+
 @app.callback(invoke_without_command=True)
+@with_options_of(decision_options)
 def simulate(  # noqa: PLR0913 - one argument per option
     *,
     devices: Annotated[int | None, typer.Option(help="Devices in the fleet (default 10).")] = None,
@@ -44,10 +63,11 @@ def simulate(  # noqa: PLR0913 - one argument per option
     config: Annotated[Path | None, typer.Option(help="TOML file with the same keys; options win.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of where it is.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress display.")] = False,
+    **decision: Any,
 ) -> None:
     """Run a coordinator, a trainer and devices over loopback gRPC with mutual TLS, and write a report."""
-    options = dict(locals())  # every option under its own name, which is a setting's
-    for name in ("config", "as_json", "quiet"):
+    options = locals() | decision  # every option under its own name, which is a setting's
+    for name in ("config", "as_json", "quiet", "decision"):
         del options[name]
     options |= {"levels": _numbers("levels", levels), "seeds": _numbers("seeds", seeds)}
     from prunefleet_simulation.settings import load_settings

@@ -120,8 +120,7 @@ def personal_job(
     fleet = _arm(campaign, base, result.kept, data, result.outcome.latency_ratio)
     if decision.level < len(campaign.levels) - 1:
         return PersonalResult(result.outcome, fleet, None)
-    budget = campaign.levels[decision.level].budget
-    own = work.own_choice(campaign, base, budget, work.fit_split(data.own, options), options)
+    own = work.own_choice(campaign, base, decision.level, work.fit_split(data.own, options), options)
     return PersonalResult(result.outcome, fleet, _arm(campaign, base, own, data))
 
 
@@ -156,7 +155,7 @@ def agnostic_job(
 ) -> tuple[ArmResult, ArmResult]:
     """The arms ``agnostic`` (as shipped) and ``agnostic_local`` (fine-tuned here) on one device."""
     data = _private(campaign, pools)
-    masks = agnostic_masks(files, campaign.cost_table, budget)
+    masks = agnostic_masks(files, campaign.cost_table, budget, campaign.limits)
     shipped = work.load_masked(campaign, masks, slim_base)
     tuned = train(copy.deepcopy(shipped), work.fit_split(data.own, options), options.fine_tuning, options.seed)
     agnostic = _arm(campaign, files.weights, shipped, data)

@@ -168,7 +168,7 @@ def _round(seed: SeedResult, result: LevelResult) -> Round:
 
 
 def _decision(seed: SeedResult, result: LevelResult) -> DecisionRecord:
-    return decision_record(seed.campaign, result.decision, result.signed_decision, seed.seed)
+    return decision_record(seed.campaign, seed.vote_total, result.decision, result.signed_decision, seed.seed)
 
 
 def _steering(seed: SeedResult, result: LevelResult) -> list[SteeringFacts]:

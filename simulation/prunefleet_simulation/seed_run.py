@@ -84,7 +84,9 @@ class SeedPlan:
 
     def campaign(self) -> Campaign:
         """The campaign; the same settings and seed give the same document."""
-        name = f"{digest(self.files.weights)}|{self.settings.levels_permille}|{self.settings.budget}|{self.seed}"
+        asked = self.settings
+        terms = f"{asked.levels_permille}|{asked.budget}|{asked.rules}|{asked.min_keep}|{asked.round_to}"
+        name = f"{digest(self.files.weights)}|{terms}|{self.seed}"
         size = self.settings.devices
         return make_campaign(
             self.files,
@@ -97,6 +99,8 @@ class SeedPlan:
             decision_key=public_bytes(self.campaign_key.public_key()),
             slim_base_key=public_bytes(self.trainer_key.public_key()),
             budget_unit=self.settings.budget,
+            rules=self.settings.rules,
+            limits=self.settings.limits,
         )
 
 
@@ -247,7 +251,7 @@ class _Fleet:
     async def _agnostic_arms(self) -> list[tuple[jobs.ArmResult, jobs.ArmResult]]:
         """The baseline without a fleet, at the cost of the last decision: same base, same public and local steps."""
         cost = await self._last_cost
-        masks = agnostic_masks(self._plan.files, self._campaign.cost_table, cost)
+        masks = agnostic_masks(self._plan.files, self._campaign.cost_table, cost, self._campaign.limits)
         shipped = await self._slim_base(masks)
         work = (
             self._workers.run(

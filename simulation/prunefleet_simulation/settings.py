@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prunefleet_shared.campaign import PLAIN, SUM_DP, PrivacyTerms
 from prunefleet_shared.config import checked, read_values
+from prunefleet_shared.decision_rules import MAX_PUBLIC_VOTES, DecisionRules, why_rules_impossible
+from prunefleet_shared.limits import Limits
 from prunefleet_shared.noise_terms import NoiseWish
 from prunefleet_simulation.partition import parse_partition
 from prunefleet_simulation.presets import PRESETS, Preset
@@ -39,6 +41,11 @@ class Settings(BaseModel):
     min_devices: Annotated[int, Field(ge=3, le=1000)] = 8
     epsilon: Annotated[float, Field(gt=0, le=100)] = 8.0
     steering: bool = True
+    order_rule: Literal["mean", "majority", "borda", "public"] = "mean"
+    public_votes: Annotated[int, Field(ge=0, le=MAX_PUBLIC_VOTES)] = 0
+    near_tie: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    min_keep: Annotated[int, Field(ge=0, le=100_000)] = 0
+    round_to: Annotated[int, Field(ge=1, le=256)] = 1
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
@@ -64,6 +71,8 @@ class Settings(BaseModel):
         if not in_range or list(self.levels_permille) != sorted(set(self.levels_permille), reverse=True):
             msg = f"levels: expected falling fractions between 0 and 1, such as 0.4,0.2, got {list(self.levels)}"
             raise ValueError(msg)
+        if why := why_rules_impossible(self.rules, is_noisy=self.privacy == SUM_DP):
+            raise ValueError(why)
         if len(set(self.seeds)) != len(self.seeds):
             msg = f"seeds: each may come once, got {list(self.seeds)}"
             raise ValueError(msg)
@@ -83,6 +92,16 @@ class Settings(BaseModel):
     def noise(self) -> NoiseWish | None:
         """How much noise hides each device, in mode ``sum+dp``; delta is one in a million."""
         return NoiseWish(round(1000 * self.epsilon), DELTA_POWER) if self.privacy == SUM_DP else None
+
+    @property
+    def rules(self) -> DecisionRules:
+        """How a decision follows from the votes."""
+        return DecisionRules(self.order_rule, self.public_votes, round(1000 * self.near_tie))
+
+    @property
+    def limits(self) -> Limits:
+        """What every choice of widths must leave."""
+        return Limits(self.min_keep, self.round_to)
 
     @property
     def recipe(self) -> Preset:

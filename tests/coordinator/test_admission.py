@@ -27,15 +27,19 @@ from prunefleet_shared.campaign import (
     PrivacyTerms,
     SlimBase,
 )
+from prunefleet_shared.decision_rules import DecisionRules, why_rules_impossible
 from prunefleet_shared.documents import public_bytes
 from prunefleet_shared.errors import RejectReason
 from prunefleet_shared.layout import CostTable, CostTerm
+from prunefleet_shared.limits import Limits
 from prunefleet_shared.messages import AwaitDecision, CheckIn, GetCampaign, Readiness, Role, SessionKind, Total
 from prunefleet_shared.private_sum import SessionFacts, open_coordinator_sum
 from prunefleet_shared.sum_messages import Contribute
 from prunefleet_shared.testing import TRAINER_PUBLIC
 
 P384_KEY = public_bytes(ec.derive_private_key(7, ec.SECP384R1()).public_key()).hex()
+PARAMETERS = CostTable("parameters", (CostTerm(9, (0, 1)), CostTerm(9, (1, 2))))
+OPTIONS = ((5, 6, 7), (2, 3, 7))
 NOISE = NoiseTerms(epsilon_milli=8_000, delta_power=6, num_outcomes=2, multiplier_milli=1_000)
 FACTS = SessionFacts("aa", SessionKind.VOTE, 0, 1)
 SESSION = OpenSession(FACTS, 60.0, open_coordinator_sum(small_campaign(), FACTS, None), {"invited"})
@@ -132,11 +136,43 @@ def test_roles_may_only_send_their_own_messages():
         ({"public_order": ((0, 1), (0,), (0,))}, "public order"),
         ({"cost_table": CostTable("macs", (CostTerm(1, (0, 3)),))}, "cost terms"),
         ({"cost_table": CostTable("macs", (CostTerm(-1, (0,)),))}, "cost terms"),
+        ({"levels": (Level(600, 3000), Level(300, 40))}, "a budget of 40 macs cannot be met: the smallest widths cost"),
+        ({"levels": (Level(600, 3000, (5,)),)}, "each of the 0 further cost tables"),
+        ({"further_tables": (PARAMETERS,)}, "each of the 1 further cost tables"),
+        (
+            {"further_tables": (PARAMETERS,), "levels": (Level(600, 3000, (9,)), Level(300, 1500, (10,)))},
+            "must not grow",
+        ),
+        ({"further_tables": (PARAMETERS,), "levels": (Level(600, 3000, (0,)),)}, "at least 1"),
+        ({"further_tables": (PARAMETERS,), "levels": (Level(600, 3000, (1,)),)}, "1 parameters cannot be met"),
+        ({"further_tables": (CostTable("macs", ()),), "levels": (Level(600, 3000, (9,)),)}, "a unit of its own"),
+        ({"further_tables": (CostTable("ns", (CostTerm(1, (3,)),)),)}, "cost terms"),
+        ({"limits": Limits(skipped=frozenset({"tail"}))}, "there is no group tail"),
+        ({"limits": Limits(tied=(("stem", "body"),))}, "only groups of the same size"),
+        ({"limits": Limits(min_keep=16)}, "cannot be met: the smallest widths cost"),
+        ({"rules": DecisionRules("plurality")}, "mean, majority, borda, public"),
+        ({"rules": DecisionRules(near_tie_milli=-1)}, "near tie"),
+        ({"rules": DecisionRules(public_votes=-1), "public_options": OPTIONS}, "public votes"),
+        ({"rules": DecisionRules(public_votes=10**9 + 1), "public_options": OPTIONS}, "public votes"),
+        ({"rules": DecisionRules(public_votes=1)}, "public options: expected one for each"),
+        ({"public_options": OPTIONS[:1]}, "public options: expected one for each"),
+        ({"public_options": ((0, 1, 8), (0, 0, 0))}, "0 to 7"),
     ],
 )
 def test_campaigns_that_could_never_be_carried_out(changes, words):
     assert why_campaign_impossible(small_campaign()) is None
     assert words in (why_campaign_impossible(small_campaign(**changes)) or "")
+
+
+@pytest.mark.parametrize("order", ["mean", "majority", "borda", "public"])
+def test_rules_that_can_be_followed(order):
+    assert why_campaign_impossible(small_campaign(rules=DecisionRules(order, 3, 1000), public_options=OPTIONS)) is None
+
+
+@pytest.mark.parametrize("rules", [DecisionRules("borda"), DecisionRules(public_votes=1), DecisionRules("mean", 0, 1)])
+def test_noisy_votes_are_weighed_by_themselves(rules):
+    assert why_rules_impossible(DecisionRules("public"), is_noisy=True) is None
+    assert "sum+dp" in (why_rules_impossible(rules, is_noisy=True) or "")
 
 
 @pytest.mark.parametrize("privacy", [PrivacyTerms(PLAIN, 1), PrivacyTerms(SUM, 3)])

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from prunefleet_coordinator.admission import why_campaign_impossible
+from prunefleet_coordinator.aggregation import decide
+from prunefleet_coordinator.archive import write_run
 from prunefleet_coordinator.events import (
     AnnounceEnd,
     Defer,
@@ -17,12 +19,17 @@ from prunefleet_coordinator.events import (
     SaveClosing,
     SumMessageReceived,
 )
+from prunefleet_coordinator.replay import replay
 from prunefleet_coordinator.round import CampaignRound
+from prunefleet_coordinator.store import MemoryStore
 from prunefleet_coordinator.testing import counting_ids, random_vote, small_campaign, vote_payload
 from prunefleet_shared.campaign import SUM_DP, NoiseTerms, PrivacyTerms
-from prunefleet_shared.errors import RejectReason
+from prunefleet_shared.decision_rules import DecisionRules
+from prunefleet_shared.documents import sign_document
+from prunefleet_shared.errors import RejectReason, ReplayError
 from prunefleet_shared.messages import Awaited, CheckIn, Ending, Phase, Readiness
 from prunefleet_shared.sum_messages import Contribute
+from prunefleet_shared.testing import COORDINATOR_KEY, COORDINATOR_PUBLIC
 
 DEVICES = [f"device-{number:02d}" for number in range(16)]
 
@@ -95,6 +102,27 @@ def test_the_round_closes_when_all_cohorts_have_and_every_device_is_in_one_sum(r
         assert np.array_equal(closed.total.lanes, np.sum(votes, axis=0))
     assert world.round.snapshot.phase is Phase.RETRAINING
     assert world.round.snapshot.closed_cohorts == ()
+
+
+def test_borda_decides_from_the_cohorts_own_sums_and_replays_from_them(tmp_path):
+    world = World(replace(campaign_of(3), rules=DecisionRules("borda"), decision_key=COORDINATOR_PUBLIC.hex()))
+    for device in DEVICES[:12]:
+        world.check_in(device)
+    commands = [command for device in DEVICES[:12] for command in world.contribute(device)]
+    (closing,) = [command for command in commands if isinstance(command, SaveClosing)]
+    totals = [cohort.total for cohort in closing.closed.cohorts]
+    assert closing.decision == decide(world.campaign, closing.closed.total, 0, totals)
+    assert closing.decision.prior != decide(world.campaign, closing.closed.total, 0).prior, "or this tests nothing"
+
+    store, campaign_id = MemoryStore(), world.campaign.campaign_id
+    store.save_document(campaign_id, 0, sign_document("campaign", world.campaign, COORDINATOR_KEY))
+    signed = sign_document("decision", closing.decision, COORDINATOR_KEY)
+    store.save_closing(closing.closed, closing.snapshot, signed)
+    write_run(tmp_path, store, campaign_id)
+    assert replay(tmp_path)[0].fingerprint == closing.decision.fingerprint
+    (tmp_path / "level-0" / "cohorts.json").unlink()
+    with pytest.raises(ReplayError, match=r"decision\.json: prior does not follow"):
+        replay(tmp_path)
 
 
 def test_a_cohort_that_is_summed_survives_a_restart_and_its_devices_are_not_asked_again():

@@ -10,6 +10,7 @@ from prunefleet_coordinator.combination import CombinationRule, combine
 from prunefleet_coordinator.testing import random_vote, small_campaign
 from prunefleet_shared.errors import ConfigError, LocalProtocolError
 from prunefleet_shared.lanes import LaneBlock, LaneRule, LaneTable, grade_lane, width_lane
+from prunefleet_shared.limits import Constraint
 from prunefleet_shared.messages import Total
 
 CAMPAIGN = small_campaign()
@@ -105,7 +106,7 @@ def test_widths_can_be_decided_from_it(rule):
     parts = parts_of(combine(TABLE, cohorts_of([4, 4, 4]), rule))
     for level, terms in enumerate(CAMPAIGN.levels):
         votes_GO = [parts[width_lane(level, group.name)].tolist() for group in CAMPAIGN.layout.groups]
-        widths = choose_widths(CAMPAIGN.layout, CAMPAIGN.cost_table, votes_GO, terms.budget)
+        widths = choose_widths(CAMPAIGN.layout, [Constraint(CAMPAIGN.cost_table, terms.budget)], votes_GO)
         assert CAMPAIGN.cost_table.cost(widths) <= terms.budget
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from prunefleet_coordinator.aggregation import decide
+from prunefleet_coordinator.aggregation import decide, margins_milli
 from prunefleet_coordinator.archive import STEERING_FILE, read_signed, read_total, write_run
 from prunefleet_coordinator.replay import replay
 from prunefleet_coordinator.state import ClosedRound, Snapshot
@@ -169,6 +169,32 @@ def test_a_decision_with_two_channels_swapped_is_found(run):
     resign(run / "level-1" / "decision.json", prior=prior)
     with pytest.raises(ReplayError, match=r"level-1.decision\.json: prior"):
         replay(run)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"rules": {"order": "public", "public_votes": 0, "near_tie_milli": 0}},
+        {"rules": {"order": "mean", "public_votes": 0, "near_tie_milli": 2000}},
+        {"rules": {"order": "mean", "public_votes": 9, "near_tie_milli": 0}, "public_options": [[0, 0, 0], [0, 0, 0]]},
+        {"rules": {"order": "borda", "public_votes": 0, "near_tie_milli": 0}},  # the same order, by another rule
+        {"public_options": [[0, 0, 0], [0, 0, 0]]},
+    ],
+)
+def test_a_campaign_with_other_rules_signed_again_is_found(run, changed):
+    resign(run / "campaign.json", **changed)
+    with pytest.raises(ReplayError, match=r"level-0.decision\.json: .* does not follow"):
+        replay(run)
+
+
+def test_a_campaign_by_rules_that_are_none_is_found(run):
+    resign(run / "campaign.json", rules={"order": "loudest", "public_votes": 0, "near_tie_milli": 0})
+    with pytest.raises(ReplayError, match=r"campaign\.json: order rule: expected one of mean, .*, got 'loudest'"):
+        replay(run)
+
+
+def test_a_replay_tells_the_margins(run):
+    assert replay(run)[0].margins_milli == margins_milli(CAMPAIGN, VOTE_TOTAL, decide(CAMPAIGN, VOTE_TOTAL, 0))
 
 
 def test_a_sum_changed_by_one_vote_is_found(run):

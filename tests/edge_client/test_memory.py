@@ -23,9 +23,10 @@ from prunefleet_edge.memory import (
 from prunefleet_edge.models import build, example_input, parse_spec
 from prunefleet_edge.onboarding import onboard
 from prunefleet_edge.pruning import slim
-from prunefleet_edge.ranking import keep_masks, narrowest_widths, rank_widths
+from prunefleet_edge.ranking import keep_masks, rank_widths
 from prunefleet_edge.tracing import trace
 from prunefleet_shared.errors import InputError
+from prunefleet_shared.limits import narrowest_widths
 
 torch.set_num_threads(1)
 SPECS = [parse_spec(text) for text in ("resnet8/3x16x16/10", "alexnet/3x32x32/10", "mobilenetv2/3x8x8/10")]

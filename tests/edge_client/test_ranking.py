@@ -7,19 +7,11 @@ import pytest
 import torch
 
 from prunefleet_edge.models import build, example_input, parse_spec
-from prunefleet_edge.ranking import (
-    Limits,
-    check_budget,
-    even_widths,
-    keep_masks,
-    masks_by_order,
-    narrowest_widths,
-    per_cost,
-    rank_widths,
-)
+from prunefleet_edge.ranking import check_budget, even_widths, keep_masks, masks_by_order, per_cost, rank_widths
 from prunefleet_edge.tracing import cost_table, trace
 from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.layout import ChannelGroup, CostTable, CostTerm, Layout, width_options
+from prunefleet_shared.limits import Limits, narrowest_widths
 
 torch.set_num_threads(1)
 LAYOUT = Layout((ChannelGroup("a", 8), ChannelGroup("b", 16), ChannelGroup("c", 3)))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,7 @@ from prunefleet_edge.events import (
     ToldToComeBack,
     VotePrepared,
 )
+from prunefleet_edge.invitation_rules import why_decision_impossible
 from prunefleet_edge.round import ACCEPTED_EVENTS, CHECK_IN_AGAIN, DeviceRound, Phase
 from prunefleet_shared.errors import (
     CarrierError,
@@ -39,6 +41,8 @@ from prunefleet_shared.errors import (
     RemoteProtocolError,
     reject,
 )
+from prunefleet_shared.layout import CostTable, CostTerm
+from prunefleet_shared.limits import Limits
 from prunefleet_shared.messages import Awaited, CampaignEnded, Ending, SessionKind, SumDown
 from prunefleet_shared.sum_messages import Contribute, ContributionCounted
 from prunefleet_shared.testing import invitation, outcome_invitation, tiny_campaign, tiny_decision, tiny_slim_base
@@ -269,6 +273,26 @@ def test_an_invitation_that_contradicts_the_campaign_stops_the_device(invited: I
     assert isinstance(stop.error, RemoteProtocolError)
     assert stop.error.rejection.reason is reason
     assert device.state == DeviceState(CAMPAIGN.campaign_id), "nothing was spent"
+
+
+WIDE = replace(DECISION, widths=(2, 4), cost=CAMPAIGN.cost_table.cost((2, 4)))
+TIGHT = CostTable("parameters", (CostTerm(1, (0, 1)),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"limits": Limits(round_to=4)}, "conv1 has 2 channels; the limits allow 4, 8"),
+        ({"limits": Limits(skipped=frozenset({"conv2"}))}, "conv2 has 4 channels; the limits allow 16"),
+        (
+            {"further_tables": (TIGHT,), "levels": tuple(replace(s, further_budgets=(7,)) for s in CAMPAIGN.levels)},
+            "cost 8, budget 7 parameters",
+        ),
+    ],
+)
+def test_a_device_checks_every_budget_and_limit_of_the_signed_campaign(changes: dict[str, Any], words: str) -> None:
+    assert why_decision_impossible(CAMPAIGN, WIDE) is None
+    assert why_decision_impossible(replace(CAMPAIGN, **changes), WIDE) == words
 
 
 def test_counted_in_another_session_stops_the_device() -> None:

@@ -24,12 +24,13 @@ from prunefleet_edge.data import Samples
 from prunefleet_edge.objective import CrossEntropy
 from prunefleet_edge.pruning import Candidate, slim
 from prunefleet_edge.pruning_plan import PLANS, RANKINGS, PruningPlan, plan_named, shared_out
-from prunefleet_edge.ranking import Limits, even_widths, keep_masks, narrowest_widths, per_cost, rank_widths
+from prunefleet_edge.ranking import even_widths, keep_masks, per_cost, rank_widths
 from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.schedule import clear_phases, phase_names, prune_and_retrain
 from prunefleet_edge.tracing import cost_table, trace
 from prunefleet_edge.training import train
 from prunefleet_shared.errors import ConfigError, LayoutError
+from prunefleet_shared.limits import Limits, narrowest_widths
 
 torch.set_num_threads(1)
 RECIPE = Recipe(epochs=4, learning_rate=0.03, batch_size=40, held_out_ratio=0.2, flip=True, micro_batch=25)

@@ -20,7 +20,7 @@ from prunefleet_edge.pruning import slim
 from prunefleet_edge.ranking import masks_by_order, per_cost, rank_widths
 from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.saliency import l1_saliency
-from prunefleet_edge.tracing import count_macs, trace
+from prunefleet_edge.tracing import cost_table, count_macs, trace
 from prunefleet_edge.work import (
     WorkOptions,
     load_slim,
@@ -33,7 +33,8 @@ from prunefleet_edge.work import (
 from prunefleet_shared.campaign import PLAIN, Campaign, CohortPolicy, Decision, PrivacyTerms
 from prunefleet_shared.errors import InputError, LayoutError
 from prunefleet_shared.lanes import pack, unpack
-from prunefleet_shared.layout import ChannelGroup, Layout, option_for_width
+from prunefleet_shared.layout import ChannelGroup, Layout, option_for_width, width_options
+from prunefleet_shared.limits import Limits, narrowest_widths, why_limits_broken
 from prunefleet_shared.masks import grade_layout
 from prunefleet_shared.metrics import OUTCOME_LANES
 from prunefleet_shared.testing import COORDINATOR_PUBLIC, TRAINER_PUBLIC
@@ -169,6 +170,38 @@ def test_a_vote_says_the_ranking_of_the_scores_and_nothing_else() -> None:
     assert (vote.options_LG[1] <= vote.options_LG[0]).all(), "a smaller budget asks for no more"
 
 
+def limited_campaign() -> Campaign:
+    """At its last level parameters bind, widths are multiples of 4, and the first group stays whole."""
+    layout, levels = CAMPAIGN.layout, CAMPAIGN.levels
+    dense = load_weights(build(SPEC), BASE, "base")
+    parameters = cost_table(dense, example_input(SPEC), trace(dense, example_input(SPEC)), "parameters")
+    limits = Limits(round_to=4, skipped=frozenset({layout.groups[0].name}))
+    wide = parameters.cost(layout.dense_widths)
+    binding = parameters.cost(narrowest_widths(layout, limits)) * 5 // 4
+    last = replace(levels[1], budget=levels[0].budget, further_budgets=(binding,))
+    return replace(
+        CAMPAIGN,
+        limits=limits,
+        further_tables=(parameters,),
+        levels=(replace(levels[0], further_budgets=(wide,)), last),
+    )
+
+
+def test_votes_and_the_own_choice_keep_to_the_campaigns_limits_and_all_its_budgets() -> None:
+    campaign = limited_campaign()
+    scores = np.random.default_rng(2).random(campaign.layout.num_channels)
+    vote = work.scores_to_vote(campaign, scores)
+    for group, options in zip(campaign.layout.groups, vote.options_LG.T, strict=True):
+        voted = [width_options(group.num_channels)[option] for option in options]
+        assert all(width % 4 == 0 for width in voted), "4 divides an eighth, or half of what has 8"
+    assert (vote.options_LG[:, 0] == 7).all()
+    own = widths_of(own_choice(campaign, BASE, 1, samples(), OPTIONS))
+    assert why_limits_broken(campaign.layout, campaign.limits, own) is None
+    assert all(constraint.is_met(own) for constraint in campaign.constraints(1))
+    free = widths_of(own_choice(CAMPAIGN, BASE, 1, samples(), OPTIONS))
+    assert not campaign.constraints(1)[1].is_met(free), "or this tests nothing"
+
+
 def test_the_same_data_and_seed_give_the_same_vote() -> None:
     one, again = (prepare_vote(CAMPAIGN, BASE, samples(), OPTIONS) for _ in range(2))
     assert same_vote(one, again)
@@ -264,7 +297,7 @@ def test_l1_votes_where_taylor_says_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("level", [0, 1])
 def test_the_own_choice_costs_no_more_than_it_may(level: int) -> None:
     budget = CAMPAIGN.levels[level].budget
-    small = own_choice(CAMPAIGN, BASE, budget, samples(), OPTIONS)
+    small = own_choice(CAMPAIGN, BASE, level, samples(), OPTIONS)
     cost = count_macs(small, example_input(SPEC))
     assert cost <= budget
     assert cost == CAMPAIGN.cost_table.cost(widths_of(small))

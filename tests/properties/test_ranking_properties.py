@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunefleet_edge.ranking import Limits, even_widths, keep_masks, narrowest_widths, per_cost, rank_widths
+from prunefleet_edge.ranking import even_widths, keep_masks, per_cost, rank_widths
 from prunefleet_shared.layout import ChannelGroup, CostTable, CostTerm, Layout, width_options
+from prunefleet_shared.limits import Limits, narrowest_widths
 
 EXAMPLES = 150
 
@@ -15,6 +16,8 @@ EXAMPLES = 150
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[Layout, CostTable, np.ndarray, Limits]:
     sizes = draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))
+    if are_tied := draw(st.booleans()):
+        sizes.append(sizes[0])
     layout = Layout(tuple(ChannelGroup(f"g{index}", size) for index, size in enumerate(sizes)))
     group = st.integers(0, len(sizes) - 1)
     pairs = draw(st.lists(st.tuples(st.integers(1, 50), st.lists(group, max_size=2)), min_size=1, max_size=8))
@@ -25,7 +28,10 @@ def problems(draw: st.DrawFn) -> tuple[Layout, CostTable, np.ndarray, Limits]:
         scores = np.round(scores, 1)  # ties
     skipped = draw(st.sets(st.sampled_from(layout.groups), max_size=2))
     limits = Limits(
-        draw(st.integers(0, 12)), draw(st.sampled_from([1, 2, 3, 8, 16])), frozenset(g.name for g in skipped)
+        draw(st.integers(0, 12)),
+        draw(st.sampled_from([1, 2, 3, 8, 16])),
+        frozenset(g.name for g in skipped),
+        (("g0", f"g{len(sizes) - 1}"),) if are_tied else (),
     )
     return layout, table, scores, limits
 
@@ -44,7 +50,8 @@ def is_within(layout: Layout, widths: tuple[int, ...], limits: Limits) -> bool:
             return False
         if width < max(limits.min_keep, width_options(dense)[0]):
             return False
-    return True
+    width_of = {group.name: width for group, width in zip(layout.groups, widths, strict=True)}
+    return all(len({width_of[name] for name in names}) == 1 for names in limits.tied)
 
 
 @given(problems(), st.data())

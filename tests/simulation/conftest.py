@@ -105,7 +105,7 @@ def real_report(run: RunResult) -> MakeReal:
             ),
             contribution=contribution_of(campaign),
             rounds=[round_of(campaign, i, total, x.outcome if i < num_measured else None) for i, x in told],
-            decisions=[decision_record(campaign, x.decision, x.signed_decision) for x in levels],
+            decisions=[decision_record(campaign, total, x.decision, x.signed_decision) for x in levels],
             topology=group_tallies(campaign, total) if levels else [],
         )
 
@@ -217,7 +217,7 @@ def _level(
         cost=campaign.cost_table.cost(widths),
         num_devices=total.num_devices,
         tally_digest=digest(str(total.lanes).encode()),
-        fingerprint=decision_fingerprint(campaign.layout, total.lanes, widths, prior, campaign.levels[level].budget),
+        fingerprint=decision_fingerprint(campaign, level, total.lanes, widths, prior),
     )
     outcome = np.zeros(OUTCOME_LANES.num_lanes, dtype=np.int64)
     for device in range(total.num_devices):

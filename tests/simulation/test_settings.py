@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from prunefleet_shared.campaign import PLAIN, SUM, SUM_DP, PrivacyTerms
+from prunefleet_shared.decision_rules import ORDER_RULES, DecisionRules
 from prunefleet_shared.errors import ConfigError
+from prunefleet_shared.limits import Limits
 from prunefleet_shared.noise_terms import NoiseWish
 from prunefleet_simulation.presets import DIGITS, IMAGES
 from prunefleet_simulation.settings import Settings, load_settings
@@ -25,6 +27,16 @@ def complaint(config: Path | None = None, **options: Any) -> str:
         load_settings(config, options)
     assert "\n" not in str(caught.value), "one sentence"
     return str(caught.value)
+
+
+def test_rules_and_limits_are_what_a_campaign_carries() -> None:
+    settings = load_settings(
+        None, {"order_rule": "majority", "public_votes": 3, "near_tie": 1.5, "min_keep": 2, "round_to": 4}
+    )
+    assert settings.rules == DecisionRules("majority", 3, 1500)
+    assert settings.limits == Limits(2, 4)
+    assert (Settings().rules, Settings().limits) == (DecisionRules(), Limits())
+    assert set(get_args(Settings.model_fields["order_rule"].annotation)) == set(ORDER_RULES)
 
 
 def test_nothing_given_is_the_demo() -> None:
@@ -55,6 +67,10 @@ def test_nothing_given_is_the_demo() -> None:
         ({"seeds": (1.5,)}, ["seeds", "integer", "got 1.5"]),
         ({"seeds": (3, 1, 3)}, ["seeds", "once", "[3, 1, 3]"]),
         ({"seeds": tuple(range(101))}, ["seeds", "at most 100 items"]),
+        ({"order_rule": "loudest"}, ["order_rule", "'mean', 'majority', 'borda' or 'public'", "got 'loudest'"]),
+        ({"public_votes": -1}, ["public_votes", "greater than or equal to 0", "got -1"]),
+        ({"round_to": 0}, ["round_to", "greater than or equal to 1", "got 0"]),
+        ({"privacy": "sum+dp", "public_votes": 2}, ["sum+dp", "leave out public votes"]),
         ({"preset": "digit"}, ["preset", "digits, images", "got 'digit'"]),
         ({"preset": "images"}, ["images needs data", "npz:PATH"]),
         ({"public": "npz:there.npz"}, ["public", "data of your own", "--data npz:PATH"]),

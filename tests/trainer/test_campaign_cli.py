@@ -16,14 +16,20 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from operator_world import World, invoke
 
+from prunefleet_coordinator.admission import why_campaign_impossible
+from prunefleet_edge.latency_table import Calibration, LayerLatency, input_grid
 from prunefleet_edge.models import parse_spec
+from prunefleet_edge.profile import DeviceProfile, write_profile
 from prunefleet_edge.work import save_weights
 from prunefleet_shared.authority_messages import ListMembers, MemberList
 from prunefleet_shared.campaign import PLAIN, SUM, SUM_DP, Campaign, CohortPolicy, PrivacyTerms
+from prunefleet_shared.decision_rules import DecisionRules
 from prunefleet_shared.document_file import read_signed, write_signed
 from prunefleet_shared.documents import digest, open_document, sign_document
 from prunefleet_shared.errors import CarrierError, ConfigError, InputError, RejectReason, RemoteProtocolError, reject
 from prunefleet_shared.identity_folder import save_identity
+from prunefleet_shared.layout import CostTerm
+from prunefleet_shared.limits import Limits
 from prunefleet_shared.messages import (
     StartCampaign,
     Stored,
@@ -94,6 +100,61 @@ def test_create_writes_what_was_asked_for_signed_by_the_operator(world: World, t
     written = (tmp_path / "out" / "base.safetensors").read_bytes()
     assert digest(written) == campaign.base_digest
     assert world.coordinator.asked == [], "nobody but the authority was asked"
+
+
+def test_create_writes_rules_limits_and_every_budget(world: World, tmp_path: Path, base: Path) -> None:
+    rules = ("--order-rule", "borda", "--public-votes", 3, "--near-tie", 1.5)
+    limits = ("--min-keep", 3, "--round-to", 4, "--skip", "net.conv1", "--tie", "net.blocks.2.conv1,net.blocks.2.conv2")
+    budgets = ("--budget", "macs", "--budget", "parameters", "--budget", "training-memory=100MB")
+    campaign = made(world, tmp_path / "out", base, *rules, *limits, *budgets)
+    assert campaign.rules == DecisionRules("borda", 3, 1500)
+    tied = (("net.blocks.2.conv1", "net.blocks.2.conv2"),)
+    assert campaign.limits == Limits(3, 4, frozenset({"net.conv1"}), tied)
+    assert [table.unit for table in campaign.further_tables] == ["parameters", "training_bytes"]
+    dense = campaign.further_tables[0].cost(campaign.layout.dense_widths)
+    assert [level.further_budgets for level in campaign.levels] == [(dense * 2 // 5, 10**8), (dense // 5, 10**8)]
+    assert [len(options) for options in campaign.public_options] == [len(campaign.layout.groups)] * 2
+    assert why_campaign_impossible(campaign) is None
+
+
+def profile_of(campaign: Campaign, path: Path) -> Path:
+    """A profile in which every group is the input of a layer with 64 outputs, in nanoseconds by its MACs."""
+    layers = [
+        LayerLatency(
+            group.name, (CostTerm(1, (index,)),), (CostTerm(64),), 1, grid, (64,), tuple((64 * w,) for w in grid)
+        )
+        for index, group in enumerate(campaign.layout.groups)
+        for grid in [input_grid(group.num_channels, 8)]
+    ]
+    fingerprint = campaign.layout.fingerprint()
+    write_profile(
+        path,
+        DeviceProfile(
+            model=SPEC,
+            layout=fingerprint,
+            runtime="onnxruntime",
+            machine={},
+            grid=8,
+            layers=tuple(layers),
+            calibration=Calibration(),
+            checked=(),
+            dense_ns=1,
+            training_bytes={},
+        ),
+    )
+    return path
+
+
+def test_create_takes_a_measured_latency_as_a_budget(world: World, tmp_path: Path, base: Path) -> None:
+    profile = profile_of(made(world, tmp_path / "first", base), tmp_path / "profile.json")
+    measured = ("--budget", "macs", "--budget", "latency=8us", "--profile", profile)
+    campaign = made(world, tmp_path / "out", base, *measured)
+    (table,) = campaign.further_tables
+    assert (table.unit, campaign.levels[0].further_budgets) == ("ps", (8_000_000,))
+    assert table.cost(campaign.layout.dense_widths) == 64_000 * campaign.layout.num_channels
+    members(world)
+    result = create(world, tmp_path / "out2", "--base", base, *measured)
+    assert "latency is fitted to the profile: off by 0%" in result.stderr
 
 
 def test_create_puts_noise_for_all_levels_into_the_terms_when_asked_for(
@@ -194,6 +255,21 @@ def test_create_works_offline_with_key_files(world: World, tmp_path: Path, base:
         (("--model", "resnet8"), "resnet8/3x32x32/10"),
         (("--model", "vgg/1x8x8/4"), "no built-in network"),
         (("--budget", "euros"), "budget unit"),
+        (("--budget", "macs", "--budget", "macs"), "each unit may come once"),
+        (("--budget", "training-memory=64MB"), "put --budget macs before it"),
+        (("--budget", "macs", "--budget", "training-memory=lots"), "a size such as 512MB"),
+        (("--budget", "macs", "--budget", "training-memory=1MB"), "1000000 training_bytes cannot be met"),
+        (("--budget", "macs", "--budget", "parameters=few"), "a whole number of parameters"),
+        (("--budget", "latency"), "`prunefleet edge profile` makes the profile"),
+        (("--profile", "profile.json"), "--budget latency and --profile belong together"),
+        (("--order-rule", "loudest"), "expected one of mean, majority, borda, public, got 'loudest'"),
+        (("--public-votes", -1), "public votes: expected 0 to"),
+        (("--near-tie", "nan"), "near tie"),
+        (("--privacy", "sum+dp", "--public-votes", 3), "weighs votes against the public order by itself"),
+        (("--round-to", 0), "round_to >= 1"),
+        (("--min-keep", 64), "cannot be met: the smallest widths cost"),
+        (("--skip", "conv9"), "skipped groups: there is no group conv9"),
+        (("--tie", "net.conv1,net.blocks.1.conv1"), "only groups of the same size"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from prunefleet_edge.local_subject import MEMORY_BATCH
+from prunefleet_edge.memory import training_bytes
 from prunefleet_edge.models import ModelSpec, build, example_input, parse_spec
 from prunefleet_edge.pruning import slim
 from prunefleet_edge.saliency import l1_saliency
@@ -17,7 +19,7 @@ from prunefleet_edge.work import load_weights
 from prunefleet_shared.campaign import PLAIN, Campaign, CohortPolicy, PrivacyTerms
 from prunefleet_shared.documents import canonical_bytes, digest, read_document
 from prunefleet_shared.errors import ConfigError, LayoutError
-from prunefleet_shared.layout import width_options
+from prunefleet_shared.layout import option_for_width, width_options
 from prunefleet_shared.testing import COORDINATOR_PUBLIC, TRAINER_PUBLIC
 from prunefleet_trainer.campaign_files import BaseFiles, agnostic_masks, describe_base, make_campaign
 
@@ -170,6 +172,25 @@ def test_a_level_that_nobody_could_meet_is_refused_before_anybody_is_asked() -> 
 def test_an_unknown_unit_is_refused() -> None:
     with pytest.raises(ConfigError, match="budget unit 'joules' is unknown"):
         campaign(unit="joules")
+
+
+@pytest.mark.parametrize("permille", [500, 250])
+def test_the_public_options_are_the_agnostic_baselines_own_votes(permille: int) -> None:
+    made = campaign((permille,))
+    masks = agnostic_masks(FILES, FILES.macs, made.levels[0].budget)
+    widths = [int(mask.sum()) for mask in masks]
+    assert made.public_options == (
+        tuple(option_for_width(w, n) for w, n in zip(widths, FILES.layout.dense_widths, strict=True)),
+    )
+
+
+def test_training_memory_is_a_table_when_it_is_asked_for() -> None:
+    assert not FILES.further
+    files = describe_base(SPEC, a_model(), with_training_memory=True)
+    table = files.table("training-memory")
+    assert table.unit == "training_bytes"
+    assert all(term.coefficient >= 0 for term in table.terms)
+    assert table.cost(files.layout.dense_widths) == training_bytes(a_model(), example_input(SPEC), MEMORY_BATCH)
 
 
 # --- the agnostic baseline -------------------------------------------------------------------------------------------

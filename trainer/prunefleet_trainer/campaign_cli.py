@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunefleet_shared.errors import ConfigError
+from prunefleet_shared.option_sets import with_options_of
 from prunefleet_shared.roles import Role
+from prunefleet_trainer.decision_options import decision_options
 from prunefleet_trainer.recipe_name import RecipeName
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def join_fleet(
 
 
 @app.command()
+@with_options_of(decision_options)
 def create(  # noqa: PLR0913 - one argument per option
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write campaign.json and base.safetensors to.")],
     *,
@@ -58,7 +61,6 @@ def create(  # noqa: PLR0913 - one argument per option
     combination: Annotated[
         str, typer.Option(help="How cohorts' sums become one: sum; median or trimmed_mean stand a few bad cohorts.")
     ] = "sum",
-    budget: Annotated[str, typer.Option(help="Levels are fractions of macs or parameters.")] = "macs",
     coordinator: Annotated[str | None, typer.Option(help="The coordinator's name, where there are several.")] = None,
     trainer: Annotated[str | None, typer.Option(help="The trainer's name, where there are several.")] = None,
     decision_key: Annotated[Path | None, typer.Option(help="The coordinator's public key, PEM; asks nobody.")] = None,
@@ -77,12 +79,12 @@ def create(  # noqa: PLR0913 - one argument per option
     ] = True,
     state: StateOption = None,
     as_json: JsonOption = False,
+    **decision: Any,
 ) -> None:
-    """Write a signed campaign: its base, layout, cost table, lane table, budgets and privacy terms."""
-    options = dict(locals())
+    """Write a signed campaign: its base, layout, cost table, lane table, budgets, rules and privacy terms."""
+    options = {key: value for key, value in (locals() | decision).items() if key not in ("as_json", "decision")}
     from prunefleet_trainer.create_command import CreateOptions, create_campaign
 
-    del options["as_json"]
     made = create_campaign(CreateOptions(**options), _say)
     _print(made, as_json=as_json, words=_made_words(made))
 
@@ -93,9 +95,18 @@ def _made_words(made: dict[str, Any]) -> str:
         f"campaign {made['campaign_id']} for class {made['device_class']}: {made['model']}, "
         f"{made['num_channels']} channels in {made['num_groups']} groups\n"
         f"levels of {made['dense_cost']:,} {made['cost_unit']}: {levels}\n"
+        f"{_further_words(made)}"
         f"a vote takes {made['vote_bytes']:,} bytes; privacy mode {made['privacy_mode']}; "
         f"{'steered' if made['is_steered'] else 'not steered'}\n"
         f"next: prunefleet campaign start {made['folder']}"
+    )
+
+
+def _further_words(made: dict[str, Any]) -> str:
+    return "".join(
+        f"and at most {', '.join(f'{budget:,}' for budget in one['budgets'])} of {one['dense_cost']:,} "
+        f"{one['cost_unit']}\n"
+        for one in made["further_budgets"]
     )
 
 

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prunefleet_edge.latency_terms import fit_error
 from prunefleet_edge.models import ARCHITECTURES, ModelSpec, parse_spec
 from prunefleet_edge.models.weights import read_base
+from prunefleet_edge.profile import DeviceProfile, read_profile
 from prunefleet_edge.threads import DEFAULT_THREADS, use_threads
 from prunefleet_shared.campaign import Campaign, CohortPolicy, PrivacyTerms
+from prunefleet_shared.decision_rules import DEFAULT_RULES, DecisionRules
 from prunefleet_shared.errors import ConfigError, InputError
+from prunefleet_shared.limits import NO_LIMITS, Limits
 from prunefleet_shared.noise_terms import NoiseWish
-from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign
+from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign, with_latency
+from prunefleet_trainer.decision_options import LATENCY, MACS, TRAINING_MEMORY, BudgetWish
 from prunefleet_trainer.public import train_base
 from prunefleet_trainer.recipe_name import RecipeName
 from prunefleet_trainer.recipes import public_recipes
@@ -42,11 +47,14 @@ class CampaignWish:
         cohort: Whom a session waits for.
         privacy: What the coordinator may learn.
         noise: How much noise hides each device, in mode ``sum+dp``.
-        budget_unit: ``"macs"`` or ``"parameters"``.
         recipe: How a base is trained.
         epochs: Passes over the data, at most; None leaves the recipe's.
         seed: Of a base's first weights and of the order of its training.
         is_steered: Whether devices are asked for a lift mask; needs public data with labels.
+        budgets: What a network may cost; the first is what levels are fractions of.
+        profile: What was measured on a device of the class; for a budget of latency.
+        rules: How a decision follows from the votes.
+        limits: What every choice of widths must leave.
     """
 
     device_class: str
@@ -57,11 +65,14 @@ class CampaignWish:
     cohort: CohortPolicy
     privacy: PrivacyTerms
     noise: NoiseWish | None = None
-    budget_unit: str = "macs"
     recipe: RecipeName = RecipeName.AUTO
     epochs: int | None = None
     seed: int = 1
     is_steered: bool = True
+    budgets: tuple[BudgetWish, ...] = (BudgetWish(MACS),)
+    profile: Path | None = None
+    rules: DecisionRules = DEFAULT_RULES
+    limits: Limits = NO_LIMITS
 
 
 def check_cohort(cohort: CohortPolicy) -> CohortPolicy:
@@ -105,10 +116,20 @@ def make_base(wish: CampaignWish, say: Callable[[str], None]) -> BaseFiles:
         raise ConfigError(msg)
     use_threads(DEFAULT_THREADS)
     spec = _spec(wish)
+    profile = read_profile(wish.profile) if wish.profile else None
     public = _public(wish, spec, say)
     model = _given(wish.base, spec, public) if wish.base else _trained(wish, spec, public, say)
     say("tracing the base, and checking that its channels can be removed")
-    return describe_base(spec, model, public if wish.is_steered else None)
+    needs_memory = TRAINING_MEMORY in {budget.unit for budget in wish.budgets}
+    files = describe_base(spec, model, public if wish.is_steered else None, with_training_memory=needs_memory)
+    return _with_latency(files, profile, wish.limits, say) if profile else files
+
+
+def _with_latency(files: BaseFiles, profile: DeviceProfile, limits: Limits, say: Callable[[str], None]) -> BaseFiles:
+    timed = with_latency(files, profile, limits)
+    median, largest = fit_error(profile.table, timed.table(LATENCY), files.layout, limits)
+    say(f"latency is fitted to the profile: off by {median:.0%} for half of all networks, by {largest:.0%} at worst")
+    return timed
 
 
 def make_document(
@@ -117,7 +138,7 @@ def make_document(
     """The campaign's document, to be signed; the keys are public ones, DER.
 
     Raises:
-        ConfigError: Levels or unit are out of range (the user's to mend).
+        ConfigError: Levels, rules or limits are out of range, or cannot be met (the user's to mend).
     """
     return make_campaign(
         files,
@@ -129,7 +150,10 @@ def make_document(
         slim_base_key=slim_base_key,
         privacy=wish.privacy,
         noise=wish.noise,
-        budget_unit=wish.budget_unit,
+        budget_unit=wish.budgets[0].unit,
+        further_budgets=wish.budgets[1:],
+        rules=wish.rules,
+        limits=wish.limits,
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from prunefleet_shared.campaign import PLAIN, PRIVACY_MODES, SUM_DP, Campaign, CohortPolicy, PrivacyTerms
+from prunefleet_shared.decision_rules import DecisionRules
 from prunefleet_shared.documents import public_bytes, sign_document
 from prunefleet_shared.durations import parse_duration_s
 from prunefleet_shared.errors import ConfigError, InputError
 from prunefleet_shared.identity_folder import default_state, load_identity
+from prunefleet_shared.limits import Limits
 from prunefleet_shared.noise_terms import NoiseWish
 from prunefleet_shared.roles import Role
 from prunefleet_trainer.campaign_folder import check_free, write_campaign
+from prunefleet_trainer.decision_options import parse_budgets, parse_limits, parse_rules
 from prunefleet_trainer.membership import PatientLink, member_link
 from prunefleet_trainer.operator_calls import choose_key, list_members
 from prunefleet_trainer.recipe_name import RecipeName
@@ -47,7 +50,6 @@ class CreateOptions:
     overselect: float
     cohorts: int
     combination: str
-    budget: str
     coordinator: str | None
     trainer: str | None
     decision_key: Path | None
@@ -61,6 +63,15 @@ class CreateOptions:
     seed: int
     steering: bool
     state: Path | None
+    budget: list[str] | None
+    profile: Path | None
+    order_rule: str
+    public_votes: int
+    near_tie: float
+    min_keep: int
+    round_to: int
+    skip: list[str] | None
+    tie: list[str] | None
 
     @property
     def folder(self) -> Path:
@@ -103,6 +114,16 @@ class CreateOptions:
         """How much noise is wanted, in mode ``sum+dp``."""
         return NoiseWish(round(1000 * self.epsilon), self.delta_power) if self.privacy == SUM_DP else None
 
+    @property
+    def rules(self) -> DecisionRules:
+        """How a decision follows from the votes; ConfigError where it could not."""
+        return parse_rules(self.order_rule, self.public_votes, self.near_tie, is_noisy=self.privacy == SUM_DP)
+
+    @property
+    def limits(self) -> Limits:
+        """What every choice of widths must leave; ConfigError where a number is out of range."""
+        return parse_limits(self.min_keep, self.round_to, self.skip, self.tie)
+
 
 def create_campaign(options: CreateOptions, say: Callable[[str], None]) -> dict[str, Any]:
     """Make, sign and write a campaign; returns its facts.
@@ -132,11 +153,14 @@ def create_campaign(options: CreateOptions, say: Callable[[str], None]) -> dict[
         check_cohort(policy),
         options.terms,
         options.noise,
-        options.budget,
         options.recipe,
         options.epochs,
         options.seed,
         options.steering,
+        parse_budgets(options.budget, options.profile),
+        options.profile,
+        options.rules,
+        options.limits,
     )
     keys = asyncio.run(_keys(options))
     files = make_base(wish, say)
@@ -216,5 +240,14 @@ def _facts(campaign: Campaign, folder: Path) -> dict[str, Any]:
         "cost_unit": campaign.cost_table.unit,
         "dense_cost": campaign.cost_table.cost(campaign.layout.dense_widths),
         "levels": [{"permille": level.permille, "budget": level.budget} for level in campaign.levels],
+        "further_budgets": [
+            {
+                "cost_unit": table.unit,
+                "dense_cost": table.cost(campaign.layout.dense_widths),
+                "budgets": [level.further_budgets[index] for level in campaign.levels],
+            }
+            for index, table in enumerate(campaign.further_tables)
+        ],
+        "rules": asdict(campaign.rules),
         "vote_bytes": campaign.vote_lanes.packed_bytes,
     }
