@@ -27,6 +27,7 @@ from prunefleet_coordinator.events import (
     Announcement,
     AnnouncePaused,
     AnnounceResumed,
+    AnnounceRuling,
     AnnounceStage,
     Answer,
     Command,
@@ -36,6 +37,7 @@ from prunefleet_coordinator.events import (
     Event,
     Invite,
     OfferDecision,
+    OfferRuling,
     OperatorControlled,
     Reject,
     Reply,
@@ -52,6 +54,7 @@ from prunefleet_coordinator.round import CampaignRound
 from prunefleet_coordinator.state import Progress
 from prunefleet_coordinator.store import Blobs, Store, StoredCampaign
 from prunefleet_coordinator.watch import Observer, describe
+from prunefleet_shared.acceptance import NO_LEVEL, Ruling
 from prunefleet_shared.campaign import Campaign, SlimBase
 from prunefleet_shared.documents import SignedDocument, open_document, public_bytes, sign_document
 from prunefleet_shared.errors import (
@@ -76,6 +79,7 @@ from prunefleet_shared.messages import (
     Invitation,
     Peer,
     PublishSlimBase,
+    RulingOffer,
     SessionKind,
     Stored,
     SumUp,
@@ -262,7 +266,7 @@ class CoordinatorRunner:
                     self._save(command, signed)
                 case AnnounceStage():
                     self._changes.announce()
-                case AnnounceJoined() | AnnounceDecision() | AnnounceAbandoned() | AnnounceEnd():
+                case AnnounceJoined() | AnnounceDecision() | AnnounceRuling() | AnnounceAbandoned() | AnnounceEnd():
                     pass  # they are for whoever watches
                 case AnnouncePaused() | AnnounceResumed():
                     pass
@@ -288,9 +292,10 @@ class CoordinatorRunner:
             match command:
                 case SaveSnapshot():
                     self._store.save_snapshot(command.snapshot)
-                case SaveClosing(decision=decision):
+                case SaveClosing(decision=decision, ruling=ruling):
                     signed = sign_document("decision", decision, self._signing_key) if decision else None
-                    self._store.save_closing(command.closed, command.snapshot, signed)
+                    ruled = sign_document("ruling", ruling, self._signing_key) if ruling else None
+                    self._store.save_closing(command.closed, command.snapshot, signed, ruled)
                 case SaveSlimBase():
                     self._store.save_snapshot(command.snapshot, signed)
                 case _:
@@ -314,6 +319,8 @@ class CoordinatorRunner:
                 answer = command.answer
             case OfferDecision():
                 answer = DecisionOffer(self._campaign_signed, self._document("decision", command.level))
+            case OfferRuling():
+                answer = self._ruling_offer(command.ruling)
             case AcceptSlimBase() | AcceptControl():
                 answer = Stored()
             case Reject():
@@ -323,7 +330,7 @@ class CoordinatorRunner:
         return answer
 
     def _invitation(self, command: Invite) -> Invitation:
-        is_outcome = command.kind is SessionKind.OUTCOME
+        is_outcome = command.kind is not SessionKind.VOTE
         return Invitation(
             session_id=command.session_id,
             kind=command.kind,
@@ -333,6 +340,12 @@ class CoordinatorRunner:
             decision=self._document("decision", command.level) if is_outcome else None,
             slim_base=self._document("slim_base", command.level) if is_outcome else None,
         )
+
+    def _ruling_offer(self, ruling: Ruling) -> RulingOffer:
+        level, signed = ruling.level_for_all, self._document("ruling", ruling.number)
+        if level == NO_LEVEL:
+            return RulingOffer(signed)
+        return RulingOffer(signed, self._document("decision", level), self._document("slim_base", level))
 
     def _document(self, kind: str, level: int) -> SignedDocument:
         signed = self._store.load_document(self._campaign.campaign_id, kind, level)

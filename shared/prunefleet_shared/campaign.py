@@ -6,17 +6,20 @@ All numbers are integers, so that a decision replays bit for bit on any machine 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.documents import canonical_bytes
 from prunefleet_shared.lanes import LaneTable, vote_lanes
 from prunefleet_shared.layout import CostTable, Layout
 from prunefleet_shared.messages import SessionKind
-from prunefleet_shared.metrics import OUTCOME_LANES
+from prunefleet_shared.metrics import outcome_lanes
 
 PLAIN, SUM, SUM_DP = "plain", "sum", "sum+dp"
 PRIVACY_MODES = (PLAIN, SUM, SUM_DP)
 """``plain``: the coordinator sees each contribution. ``sum``: only their exact sum. ``sum+dp``: only a noisy sum."""
+MIN_ROBUST_COHORTS = 3
+"""Of fewer cohorts there is no middle that a single bad one cannot move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ class Campaign:
         cohort: Whom a session waits for.
         decision_key: Whose signature makes a decision of this campaign: P-256, DER, in hex (182 digits).
         slim_base_key: Whose signature makes a slim base of it.
+        acceptance: By what its decisions are judged; None: nothing is judged, a level follows whatever the outcome.
     """
 
     campaign_id: str
@@ -126,6 +130,7 @@ class Campaign:
     cohort: CohortPolicy
     decision_key: str
     slim_base_key: str
+    acceptance: Acceptance | None = None
 
     @property
     def vote_lanes(self) -> LaneTable:
@@ -134,7 +139,23 @@ class Campaign:
 
     def lanes_of(self, kind: SessionKind) -> LaneTable:
         """The lane table of a session: what a contribution to it consists of."""
-        return self.vote_lanes if kind is SessionKind.VOTE else OUTCOME_LANES
+        return self.vote_lanes if kind is SessionKind.VOTE else outcome_lanes(is_judged=self.acceptance is not None)
+
+    @property
+    def has_canaries(self) -> bool:
+        """Whether few devices try a decision before all are given it."""
+        return self.acceptance is not None and self.acceptance.canary_size > 0
+
+    def cohort_of(self, kind: SessionKind) -> CohortPolicy:
+        """Whom a session of this kind waits for: canaries, where there are some, for the outcome of a new decision."""
+        terms = self.acceptance
+        if terms is None or not terms.canary_size or kind is not SessionKind.OUTCOME:
+            return self.cohort
+        size, count = terms.canary_size, terms.canary_count
+        # As large a part of the canaries as of the cohort; a robust rule needs three cohorts.
+        quorum = -(-size * self.cohort.quorum // self.cohort.size)
+        combination = self.cohort.combination if count >= MIN_ROBUST_COHORTS else "sum"
+        return replace(self.cohort, size=size, quorum=quorum, count=count, combination=combination)
 
 
 @dataclass(frozen=True, slots=True)

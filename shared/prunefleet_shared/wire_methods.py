@@ -43,6 +43,7 @@ from prunefleet_shared.messages import (
     ModelChunk,
     PublishSlimBase,
     Role,
+    RulingOffer,
     StartCampaign,
     Stored,
     Up,
@@ -109,7 +110,7 @@ _SHORT, _DOCUMENTS, _PIECE, _LIST = (
 _CERTIFICATES = limits.MAX_MEMBERSHIP_BYTES
 _ROWS = (
     Method(GetCampaign, (CampaignOffer, ComeBack), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
-    Method(CheckIn, (Invitation, ComeBack, CampaignEnded), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
+    Method(CheckIn, (Invitation, RulingOffer, ComeBack, CampaignEnded), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
     Method(Advertise, (Roster, ComeBack), FLEET, _DEVICE, limits.MAX_ADVERT_BYTES, limits.MAX_ROSTER_BYTES),
     Method(
         FetchCertificates,
