@@ -50,11 +50,11 @@ from prunefleet_coordinator.events import (
     TrainerAsked,
 )
 from prunefleet_coordinator.models import Models
+from prunefleet_coordinator.offers import Offers
 from prunefleet_coordinator.round import CampaignRound
 from prunefleet_coordinator.state import Progress
 from prunefleet_coordinator.store import Blobs, Store, StoredCampaign
 from prunefleet_coordinator.watch import Observer, describe
-from prunefleet_shared.acceptance import NO_LEVEL, Ruling
 from prunefleet_shared.campaign import Campaign, SlimBase
 from prunefleet_shared.documents import SignedDocument, open_document, public_bytes, sign_document
 from prunefleet_shared.errors import (
@@ -76,11 +76,8 @@ from prunefleet_shared.messages import (
     Down,
     FetchModel,
     GetCampaign,
-    Invitation,
     Peer,
     PublishSlimBase,
-    RulingOffer,
-    SessionKind,
     Stored,
     SumUp,
     Up,
@@ -127,6 +124,7 @@ class CoordinatorRunner:
         self._campaign = _open_campaign(campaign_signed, signing_key)
         self._signing_key = signing_key
         self._store = store
+        self._offers = Offers(store, self._campaign.campaign_id)
         self._clock = clock
         self._new_session_id = new_session_id
         self._poll_s = poll_s
@@ -162,6 +160,11 @@ class CoordinatorRunner:
     def has_ended(self) -> bool:
         """True once the campaign is completed, failed or stopped."""
         return self._round.has_ended
+
+    @property
+    def has_rulings(self) -> bool:
+        """Whether anything was promoted or rolled back."""
+        return bool(self._round.snapshot.rulings)
 
     def knows_session(self, session_id: str) -> bool:
         """Whether this campaign opened the session, as far as it still knows."""
@@ -310,7 +313,7 @@ class CoordinatorRunner:
         answer: Down
         match command:
             case Invite():
-                answer = self._invitation(command)
+                answer = self._offers.invitation(command)
             case Defer():
                 answer = ComeBack(command.after_ms, command.awaited)
             case End():
@@ -318,9 +321,9 @@ class CoordinatorRunner:
             case Reply():
                 answer = command.answer
             case OfferDecision():
-                answer = DecisionOffer(self._campaign_signed, self._document("decision", command.level))
+                answer = DecisionOffer(self._campaign_signed, self._offers.document("decision", command.level))
             case OfferRuling():
-                answer = self._ruling_offer(command.ruling)
+                answer = self._offers.ruling_offer(command.ruling)
             case AcceptSlimBase() | AcceptControl():
                 answer = Stored()
             case Reject():
@@ -328,31 +331,6 @@ class CoordinatorRunner:
             case _:
                 assert_never(command)
         return answer
-
-    def _invitation(self, command: Invite) -> Invitation:
-        is_outcome = command.kind is not SessionKind.VOTE
-        return Invitation(
-            session_id=command.session_id,
-            kind=command.kind,
-            level=command.level,
-            attempt=command.attempt,
-            remaining_ms=command.remaining_ms,
-            decision=self._document("decision", command.level) if is_outcome else None,
-            slim_base=self._document("slim_base", command.level) if is_outcome else None,
-        )
-
-    def _ruling_offer(self, ruling: Ruling) -> RulingOffer:
-        level, signed = ruling.level_for_all, self._document("ruling", ruling.number)
-        if level == NO_LEVEL:
-            return RulingOffer(signed)
-        return RulingOffer(signed, self._document("decision", level), self._document("slim_base", level))
-
-    def _document(self, kind: str, level: int) -> SignedDocument:
-        signed = self._store.load_document(self._campaign.campaign_id, kind, level)
-        if signed is None:
-            msg = f"campaign {self._campaign.campaign_id}: the {kind} of level {level} is missing from the store"
-            raise ConfigError(msg)
-        return signed
 
     def _campaign_offer(self, message: GetCampaign) -> CampaignOffer:
         if message.device_class != self._campaign.device_class:

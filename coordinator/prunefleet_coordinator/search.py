@@ -12,7 +12,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prunefleet_shared.acceptance import NO_LEVEL, Ruling, Search
+from prunefleet_shared.acceptance import NO_LEVEL, Search
 
 
 class Act(enum.Enum):
@@ -43,11 +43,6 @@ class Judged:
     level: int
     is_rollout: bool
     is_promoted: bool
-
-
-def judged(ruling: Ruling) -> Judged:
-    """The part of ``ruling`` that the search looks at."""
-    return Judged(ruling.level, ruling.is_rollout, ruling.is_promoted)
 
 
 def levels_held(so_far: Sequence[Judged]) -> tuple[int, ...]:

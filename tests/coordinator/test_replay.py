@@ -45,10 +45,10 @@ def stored_run():
     outcome = ClosedRound(SessionKind.OUTCOME, 0, "bb", outcome_total(), ("d1",))
     slim_base = SlimBase(campaign_id, 0, decisions[0].fingerprint, "00" * 32, 5)
     store.save_document(campaign_id, 0, sign_document("campaign", CAMPAIGN, KEY))
-    first = Snapshot(campaign_id, Phase.RETRAINING, 0, decisions=decisions[:1])
+    first = Snapshot(campaign_id, Phase.RETRAINING, 0, closed_rounds=(vote,), decisions=decisions[:1])
     store.save_closing(vote, first, sign_document("decision", decisions[0], KEY))
     store.save_snapshot(first, sign_document("slim_base", slim_base, TRAINER_KEY))
-    second = Snapshot(campaign_id, Phase.RETRAINING, 1, decisions=decisions)
+    second = Snapshot(campaign_id, Phase.RETRAINING, 1, closed_rounds=(vote, outcome), decisions=decisions)
     store.save_closing(outcome, second, sign_document("decision", decisions[1], KEY))
     return store
 

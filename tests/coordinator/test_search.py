@@ -1,4 +1,4 @@
-"""Which level comes next: every fleet that is monotone is searched to the smallest network that holds, in few trials."""
+"""Which level comes next: every monotone fleet is searched to the smallest network that holds, in few trials."""
 
 import itertools
 import math

@@ -76,8 +76,14 @@ class FaultyStore(MemoryStore):
     def save_snapshot(self, snapshot: Snapshot, signed: SignedDocument | None = None) -> None:
         self._save(lambda: super(FaultyStore, self).save_snapshot(snapshot, signed))
 
-    def save_closing(self, closed: ClosedRound, snapshot: Snapshot, signed: SignedDocument | None = None) -> None:
-        self._save(lambda: super(FaultyStore, self).save_closing(closed, snapshot, signed))
+    def save_closing(
+        self,
+        closed: ClosedRound,
+        snapshot: Snapshot,
+        signed: SignedDocument | None = None,
+        ruling: SignedDocument | None = None,
+    ) -> None:
+        self._save(lambda: super(FaultyStore, self).save_closing(closed, snapshot, signed, ruling))
 
     def _save(self, save: Callable[[], None]) -> None:
         if self.is_saving:  # a save made of saves is one transaction
