@@ -279,18 +279,17 @@ def _judge(
     else:
         fit_index, gate_index = _fit_and_gate(own, options)
         splits = [(own[fit_index], own[gate_index])]
-    pairs = [(fleet_net(fit), own_net(fit)) for fit, _ in splits]
-    paired_4N = np.concatenate(
-        [_paired(fleet, mine, test) for (fleet, mine), (_, test) in zip(pairs, splits, strict=True)], axis=1
-    )
+    paired, dense_hits = [], []
+    for fit, test in splits:
+        fleet, mine = fleet_net(fit), own_net(fit)
+        paired.append(_paired(fleet, mine, test))
+        dense_hits += [_hits(dense_net(fit), test)] if dense_net is not None else []
+    paired_4N = np.concatenate(paired, axis=1)
     verdict = _verdict(paired_4N, options)
-    gain = None
-    if dense_net is not None:
-        dense_N = np.concatenate([_hits(dense_net(fit), test) for fit, test in splits])
-        gain = float(np.mean(paired_4N[2 if verdict.accepted else 3] - dense_N))
+    kept_N = paired_4N[2 if verdict.accepted else 3]
+    gain = float(np.mean(kept_N - np.concatenate(dense_hits))) if dense_hits else None
     if is_cross_fitted:
         return (fleet_net if verdict.accepted else own_net)(own), verdict, gain
-    fleet, mine = pairs[0]
     return (fleet if verdict.accepted else mine), verdict, gain
 
 

@@ -58,6 +58,22 @@ def create(  # noqa: PLR0913 - one argument per option
     combination: Annotated[
         str, typer.Option(help="How cohorts' sums become one: sum; median or trimmed_mean stand a few bad cohorts.")
     ] = "sum",
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            help="Accuracy that a device may lose against its dense copy, such as 0.05: decisions are judged."
+        ),
+    ] = None,
+    max_worse: Annotated[float, typer.Option(help="With --max-loss: share of devices that may lose more.")] = 0.1,
+    search: Annotated[
+        str, typer.Option(help="With --max-loss: descend the levels until one misses the floor, or bisect them.")
+    ] = "descend",
+    canary: Annotated[
+        int, typer.Option(help="With --max-loss: devices that try a decision before others do; 0: the whole cohort.")
+    ] = 0,
+    canary_cohorts: Annotated[
+        int, typer.Option(help="Cohorts of so many canaries; three or more stand a bad one.")
+    ] = 1,
     budget: Annotated[str, typer.Option(help="Levels are fractions of macs or parameters.")] = "macs",
     coordinator: Annotated[str | None, typer.Option(help="The coordinator's name, where there are several.")] = None,
     trainer: Annotated[str | None, typer.Option(help="The trainer's name, where there are several.")] = None,
@@ -90,6 +106,7 @@ def _made_words(made: dict[str, Any]) -> str:
         f"campaign {made['campaign_id']} for class {made['device_class']}: {made['model']}, "
         f"{made['num_channels']} channels in {made['num_groups']} groups\n"
         f"levels of {made['dense_cost']:,} {made['cost_unit']}: {levels}\n"
+        f"{made['floor']}\n"
         f"a vote takes {made['vote_bytes']:,} bytes; privacy mode {made['privacy_mode']}\n"
         f"next: prunefleet campaign start {made['folder']}"
     )

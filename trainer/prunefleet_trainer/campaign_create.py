@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from prunefleet_edge.models import ARCHITECTURES, ModelSpec, parse_spec
 from prunefleet_edge.models.weights import read_base
 from prunefleet_edge.threads import DEFAULT_THREADS, use_threads
+from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.campaign import Campaign, CohortPolicy, PrivacyTerms
 from prunefleet_shared.errors import ConfigError, InputError
 from prunefleet_shared.noise_terms import NoiseWish
@@ -46,6 +47,7 @@ class CampaignWish:
         recipe: How a base is trained.
         epochs: Passes over the data, at most; None leaves the recipe's.
         seed: Of a base's first weights and of the order of its training.
+        acceptance: By what decisions are judged; None: nothing is.
     """
 
     device_class: str
@@ -60,6 +62,7 @@ class CampaignWish:
     recipe: RecipeName = RecipeName.AUTO
     epochs: int | None = None
     seed: int = 1
+    acceptance: Acceptance | None = None
 
 
 def check_cohort(cohort: CohortPolicy) -> CohortPolicy:
@@ -128,6 +131,7 @@ def make_document(
         privacy=wish.privacy,
         noise=wish.noise,
         budget_unit=wish.budget_unit,
+        acceptance=wish.acceptance,
     )
 
 

@@ -17,6 +17,7 @@ from prunefleet_edge.onboarding import onboard
 from prunefleet_edge.ranking import keep_masks, narrowest_widths, rank_widths
 from prunefleet_edge.saliency import l1_saliency
 from prunefleet_edge.tracing import cost_table
+from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.campaign import Campaign, CohortPolicy, Level, PrivacyTerms
 from prunefleet_shared.documents import digest
 from prunefleet_shared.errors import ConfigError
@@ -89,6 +90,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
     privacy: PrivacyTerms,
     noise: NoiseWish | None = None,
     budget_unit: str = "macs",
+    acceptance: Acceptance | None = None,
 ) -> Campaign:
     """The campaign document, to be signed.
 
@@ -103,6 +105,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
         privacy: What the coordinator may learn; its noise is filled in here.
         noise: In mode ``sum+dp``, how much.
         budget_unit: ``"macs"`` or ``"parameters"``.
+        acceptance: By what its decisions are judged; None: nothing is.
 
     Raises:
         ConfigError: Levels or unit are out of range (the operator's to mend).
@@ -123,7 +126,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
     return Campaign(
         campaign_id=campaign_id,
         device_class=device_class,
-        privacy=_with_noise(privacy, noise, files.layout, len(levels_permille)),
+        privacy=_with_noise(privacy, noise, files.layout, len(levels_permille), acceptance),
         model=files.model,
         base_digest=digest(files.weights),
         layout=files.layout,
@@ -133,13 +136,16 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
         cohort=cohort,
         decision_key=decision_key.hex(),
         slim_base_key=slim_base_key.hex(),
+        acceptance=acceptance,
     )
 
 
-def _with_noise(privacy: PrivacyTerms, wish: NoiseWish | None, layout: Layout, num_levels: int) -> PrivacyTerms:
+def _with_noise(
+    privacy: PrivacyTerms, wish: NoiseWish | None, layout: Layout, num_levels: int, acceptance: Acceptance | None
+) -> PrivacyTerms:
     if wish is None:
         return privacy
-    return replace(privacy, noise=make_noise_terms(layout, num_levels, wish))
+    return replace(privacy, noise=make_noise_terms(layout, num_levels, wish, acceptance))
 
 
 def agnostic_masks(files: BaseFiles, table: CostTable, budget: int) -> list[BoolArray]:
