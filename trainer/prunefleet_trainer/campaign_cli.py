@@ -10,6 +10,15 @@ import typer
 
 from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.roles import Role
+from prunefleet_trainer.create_options import (
+    CanaryCohortsOption,
+    CanaryOption,
+    CombinationOption,
+    MaxLossOption,
+    MaxWorseOption,
+    PrivacyOption,
+    SearchOption,
+)
 from prunefleet_trainer.recipe_name import RecipeName
 
 if TYPE_CHECKING:
@@ -55,33 +64,18 @@ def create(  # noqa: PLR0913 - one argument per option
     max_attempts: Annotated[int, typer.Option(help="Sessions given up in a round before the campaign fails.")] = 3,
     overselect: Annotated[float, typer.Option(help="Devices invited for each one needed, 1 to 3.")] = 1.3,
     cohorts: Annotated[int, typer.Option(help="Cohorts of a round, each summed by itself.")] = 1,
-    combination: Annotated[
-        str, typer.Option(help="How cohorts' sums become one: sum; median or trimmed_mean stand a few bad cohorts.")
-    ] = "sum",
-    max_loss: Annotated[
-        float | None,
-        typer.Option(
-            help="Accuracy that a device may lose against its dense copy, such as 0.05: decisions are judged."
-        ),
-    ] = None,
-    max_worse: Annotated[float, typer.Option(help="With --max-loss: share of devices that may lose more.")] = 0.1,
-    search: Annotated[
-        str, typer.Option(help="With --max-loss: descend the levels until one misses the floor, or bisect them.")
-    ] = "descend",
-    canary: Annotated[
-        int, typer.Option(help="With --max-loss: devices that try a decision before others do; 0: the whole cohort.")
-    ] = 0,
-    canary_cohorts: Annotated[
-        int, typer.Option(help="Cohorts of so many canaries; three or more stand a bad one.")
-    ] = 1,
+    combination: CombinationOption = "sum",
+    max_loss: MaxLossOption = None,
+    max_worse: MaxWorseOption = 0.1,
+    search: SearchOption = "descend",
+    canary: CanaryOption = 0,
+    canary_cohorts: CanaryCohortsOption = 1,
     budget: Annotated[str, typer.Option(help="Levels are fractions of macs or parameters.")] = "macs",
     coordinator: Annotated[str | None, typer.Option(help="The coordinator's name, where there are several.")] = None,
     trainer: Annotated[str | None, typer.Option(help="The trainer's name, where there are several.")] = None,
     decision_key: Annotated[Path | None, typer.Option(help="The coordinator's public key, PEM; asks nobody.")] = None,
     slim_base_key: Annotated[Path | None, typer.Option(help="The trainer's public key, PEM; asks nobody.")] = None,
-    privacy: Annotated[
-        str, typer.Option(help="sum: the coordinator learns only sums; sum+dp: noisy ones; plain: everything.")
-    ] = "sum",
+    privacy: PrivacyOption = "sum",
     min_devices: Annotated[int, typer.Option(help="Fewest devices in a sum; their owners have a say, too.")] = 8,
     epsilon: Annotated[float, typer.Option(help="With sum+dp: epsilon of the whole campaign.")] = 8.0,
     delta_power: Annotated[int, typer.Option(help="With sum+dp: delta is 10 to the minus this.")] = 6,

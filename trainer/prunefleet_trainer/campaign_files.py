@@ -110,12 +110,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
     Raises:
         ConfigError: Levels or unit are out of range (the operator's to mend).
     """
-    falling = all(a > b for a, b in itertools.pairwise(levels_permille))
-    if not 1 <= len(levels_permille) <= MAX_LEVELS or not falling or not all(0 < p < 1000 for p in levels_permille):
-        msg = (
-            f"levels: expected 1 to {MAX_LEVELS} falling fractions between 0 and 1, got {list(levels_permille)} / 1000"
-        )
-        raise ConfigError(msg)
+    _check_levels(levels_permille)
     table = files.table(budget_unit)
     dense = table.cost(files.layout.dense_widths)
     smallest = table.cost(narrowest_widths(files.layout))
@@ -138,6 +133,15 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
         slim_base_key=slim_base_key.hex(),
         acceptance=acceptance,
     )
+
+
+def _check_levels(levels_permille: Sequence[int]) -> None:
+    falling = all(a > b for a, b in itertools.pairwise(levels_permille))
+    if not 1 <= len(levels_permille) <= MAX_LEVELS or not falling or not all(0 < p < 1000 for p in levels_permille):
+        msg = (
+            f"levels: expected 1 to {MAX_LEVELS} falling fractions between 0 and 1, got {list(levels_permille)} / 1000"
+        )
+        raise ConfigError(msg)
 
 
 def _with_noise(
