@@ -86,10 +86,9 @@ def create(  # noqa: PLR0913 - one argument per option
     as_json: JsonOption = False,
 ) -> None:
     """Write a signed campaign: its base, layout, cost table, lane table, budgets and privacy terms."""
-    options = dict(locals())
+    options = {name: value for name, value in locals().items() if name != "as_json"}
     from prunefleet_trainer.create_command import CreateOptions, create_campaign
 
-    del options["as_json"]
     made = create_campaign(CreateOptions(**options), _say)
     _print(made, as_json=as_json, words=_made_words(made))
 
