@@ -1,4 +1,4 @@
-"""The three signed documents of a campaign: what is asked, what was decided, what was shipped.
+"""Signed documents of a campaign: what is asked, what was decided, what was shipped; what was ruled: ``acceptance``.
 
 All numbers are integers, so that a decision replays bit for bit on any machine (see ``documents``).
 """
