@@ -8,12 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from test_round import OneMessageSum, drive
-from test_work import BASE, DECISION, OPTIONS, SLIM_BASE, samples
-from test_work import CAMPAIGN as WORK_CAMPAIGN
+from round_parts import OneMessageSum, drive
 
-from prunefleet_edge import work
 from prunefleet_edge.device import Vote
 from prunefleet_edge.device_state import Contribution, DeviceState
 from prunefleet_edge.egress import Egress
@@ -29,7 +25,6 @@ from prunefleet_edge.events import (
     SendCheckIn,
     Stop,
 )
-from prunefleet_edge.gate import Verdict
 from prunefleet_edge.kept_networks import Followed, KeptFolder, KeptInMemory, file_name, ruling_words
 from prunefleet_edge.round import DeviceRound, Phase
 from prunefleet_edge.runner import DeviceRunner
@@ -66,7 +61,6 @@ from prunefleet_shared.testing import (
     tiny_slim_base,
 )
 
-torch.set_num_threads(1)
 TERMS = Acceptance(50, 100)
 CAMPAIGN = tiny_campaign(acceptance=TERMS)
 OUTCOME = bytes(CAMPAIGN.lanes_of(SessionKind.OUTCOME).packed_bytes)
@@ -406,34 +400,3 @@ def test_a_coordinator_that_offers_an_ended_campaign_for_ever_is_left() -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         later.run()
     assert caught.value.rejection.reason is RejectReason.WRONG_CAMPAIGN
-
-
-# --- the measurement --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("num", [24, 120])
-@pytest.mark.parametrize("accepted", [True, False], ids=["fleet", "own"])
-def test_the_network_kept_is_held_against_the_dense_copy_fitted_on_the_same_images(
-    num: int, accepted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    judged, own, seen = replace(WORK_CAMPAIGN, acceptance=TERMS), samples(num), []
-    monkeypatch.setattr(work, "compare", lambda *_losses: Verdict(accepted, 0.0, 0.0))
-    real = work._hits
-
-    def note(model: torch.nn.Module, test: object) -> object:
-        hits = real(model, test)  # type: ignore[arg-type]
-        seen.append(hits)
-        return hits
-
-    monkeypatch.setattr(work, "_hits", note)
-    outcome = work.personalise(judged, DECISION, BASE, SLIM_BASE, own, OPTIONS).outcome
-    fleet, mine, dense = (sum(float(hits.sum()) for hits in seen[first::3]) for first in range(3))
-    num_judged = sum(len(hits) for hits in seen[2::3])
-    assert num_judged == (num if num < 100 else 32)  # a quarter, rounded up class by class
-    assert outcome.gain_over_dense == pytest.approx(((fleet if accepted else mine) - dense) / num_judged)
-
-
-def test_the_dense_copy_is_not_judged_where_nothing_is() -> None:
-    assert (
-        work.personalise(WORK_CAMPAIGN, DECISION, BASE, SLIM_BASE, samples(), OPTIONS).outcome.gain_over_dense is None
-    )
