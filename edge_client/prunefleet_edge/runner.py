@@ -302,15 +302,15 @@ class DeviceRunner:
                 task.cancel()
             await asyncio.gather(working, watching, return_exceptions=True)
 
-    async def _in_slot(self, work: Awaitable[Event]) -> Event:
+    async def _in_slot(self, work: Awaitable[T]) -> T:
         """What the work came to, held back so that when it is answered does not tell how long it took."""
         began_s, slot_s = self._world.clock(), self._reply_slot_s
-        event = await work
+        done = await work
         if slot_s:
             taken_s = self._world.clock() - began_s
             self._world.on_state("done; waiting for the next time to answer")
             await self._world.sleep(-taken_s % slot_s + self._world.rng.uniform(0.0, slot_s))
-        return event
+        return done
 
     async def _prepare_vote(self, campaign: Campaign, base: bytes) -> Event:
         vote = await self._bounded(self._work.prepare_vote(campaign, base), "preparing the vote")
@@ -340,7 +340,8 @@ class DeviceRunner:
         if decision and slim_base and ruling.level_for_all not in followed.in_service:
             model = await self._slim_model(slim_base)
             self._world.on_state(f"making the network of level {decision.level}, which was promoted")
-            await self._bounded(self._work.personalise(campaign, decision, base, model), "making the network")
+            work = self._work.personalise(campaign, decision, base, model)
+            await self._in_slot(self._bounded(work, "making the network"))
             self._kept.note_trial(campaign, decision.level)
             followed = self._kept.follow(ruling)
         words = ruling_words(ruling, followed)

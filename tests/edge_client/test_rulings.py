@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from prunefleet_edge.events import (
 from prunefleet_edge.kept_networks import Followed, KeptFolder, KeptInMemory, file_name, ruling_words
 from prunefleet_edge.round import DeviceRound, Phase
 from prunefleet_edge.runner import DeviceRunner
-from prunefleet_edge.status import kept_facts
+from prunefleet_edge.status import Status, StatusFile, kept_facts, read_status, status_text
 from prunefleet_edge.store import MemoryDeviceStore
 from prunefleet_shared.acceptance import NO_LEVEL, Acceptance, Ruling, RulingReason
 from prunefleet_shared.campaign import Campaign, Decision
@@ -175,6 +176,16 @@ def test_an_owner_is_told_what_was_ruled_and_what_is_in_service() -> None:
     assert ruling_words(ruling_of(0), Followed((), ())).endswith("in service: what was before this campaign")
 
 
+def test_the_last_ruling_stays_in_the_status_until_there_is_another(tmp_path: Path) -> None:
+    first = Status("d", "c", "starting", "", None, "", None, "", "", "", 0, (), "", 1)
+    status = StatusFile(tmp_path / "status.json", first)
+    for words in ("level 0 was promoted", "", "level 1 was rolled back", ""):
+        status.says("checking in", campaign_id="c", level=0, resting_s=None, last_ruling=words)
+    told = read_status(tmp_path / "status.json")
+    assert told.last_ruling == "level 1 was rolled back"
+    assert "last ruling: level 1 was rolled back" in status_text(told, None, datetime.now(UTC))
+
+
 # --- the round --------------------------------------------------------------------------------------------------------
 
 
@@ -319,6 +330,7 @@ class Bench:
         self.link = ScriptedLink(script, (TINY_BASE, SLIM_MODEL))
         self.work, self.store, self.kept, self.clock = Work(), MemoryDeviceStore(), KeptInMemory(), SimClock()
         self.states: list[str] = []
+        self.reply_slot_s = 0.0
 
     def run(self) -> Ending:
         runner = DeviceRunner(
@@ -332,6 +344,7 @@ class Bench:
             rng=random.Random(1),
             on_state=self.states.append,
             kept=self.kept,
+            reply_slot_s=self.reply_slot_s,
         )
         return run_simulated(runner.run(), self.clock)
 
@@ -344,6 +357,13 @@ def test_a_device_makes_the_network_for_all_and_says_nothing_of_it() -> None:
     state = bench.store.load(CAMPAIGN.campaign_id)
     assert state is not None
     assert (state.rulings_heard, state.is_over) == (1, True)
+
+
+def test_how_long_a_device_makes_the_network_for_all_is_hidden_as_for_any_other_work() -> None:
+    bench = Bench([OFFER, offer_of(FOR_ALL), ENDED])
+    bench.reply_slot_s = 10.0
+    bench.run()
+    assert "done; waiting for the next time to answer" in bench.states
 
 
 def test_a_device_that_has_the_network_for_all_does_not_make_it_again() -> None:
