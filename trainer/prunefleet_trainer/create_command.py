@@ -68,6 +68,7 @@ class CreateOptions:
     epochs: int | None
     seed: int
     steering: bool
+    unlabelled: bool
     state: Path | None
     budget: list[str] | None
     profile: Path | None
@@ -186,6 +187,7 @@ def create_campaign(options: CreateOptions, say: Callable[[str], None]) -> dict[
         options.epochs,
         options.seed,
         options.steering,
+        options.unlabelled,
         parse_budgets(options.budget, options.profile),
         options.profile,
         options.rules,

@@ -51,6 +51,7 @@ class RetrainOrder:
         allowed_code: Each ``package.module:factory`` that the person at this machine lets a network be made by.
         vote_total: JSON of the sum that the decision follows from, to steer by; empty draws every image alike.
         steering_record: Where the record of the steering goes.
+        is_unlabelled: Whether the base's own answers take the place of the data's labels.
     """
 
     campaign: str
@@ -64,6 +65,7 @@ class RetrainOrder:
     allowed_code: tuple[str, ...] = ()
     vote_total: str = ""
     steering_record: str = ""
+    is_unlabelled: bool = False
 
 
 def epoch_teller(what: str, num_epochs: int) -> Callable[[int], None]:
@@ -92,17 +94,20 @@ def retrain(order: RetrainOrder) -> Path:
     from prunefleet_edge.data_source import load_source
     from prunefleet_edge.models import parse_spec
     from prunefleet_edge.ranking import masks_by_order
-    from prunefleet_trainer.public import retrain_slim_base
+    from prunefleet_edge.work import load_base
+    from prunefleet_trainer.public import labelled_by, retrain_slim_base
     from prunefleet_trainer.recipes import public_recipes
 
     use_threads(order.threads)
     campaign = read_document(order.campaign.encode(), Campaign)
     decision = read_document(order.decision.encode(), Decision)
     spec = parse_spec(campaign.model)
+    base = _read_base(Path(order.base))
     public = load_source(order.public, spec, "trainer").samples
+    if order.is_unlabelled:
+        public = labelled_by(load_base(campaign, base, order.allowed_code), public)
     recipe = public_recipes(RecipeName(order.recipe), spec).with_epochs(order.epochs or None).slim_base
     masks = masks_by_order(decision.prior, decision.widths)
-    base = _read_base(Path(order.base))
     weights_N = _steered(order, campaign, decision, base, public)
     tell = epoch_teller(f"retraining level {decision.level + 1} on {len(public)} public images", recipe.epochs)
     seed = int(decision.fingerprint[:8], 16)  # the same decision and data give the same slim base
