@@ -100,8 +100,8 @@ def sums_of(bench: FleetBench, attack: Attack) -> list[Total]:
 def run_level(bench: FleetBench, level: int, num_measured: int, results: ResultFile) -> None:
     """All attacks on one fleet at one level."""
     rows = FleetRows(bench, level, num_measured, results)
-    rows.add_alone(dict.fromkeys(FACTS, 0))
     honest = _decided(bench, ATTACKS[0], level)
+    rows.add_alone(dict.fromkeys(FACTS, 0), honest)
     for attack in ATTACKS:
         decided = _decided(bench, attack, level)
         rows.add_fleet(attack.arm, attack.facts, decided, honest, bench.campaign(attack.cohorts))

@@ -39,13 +39,15 @@ class FleetRows:
         self._bench, self._level, self._results = bench, level, results
         self._devices = range(num_measured)
 
-    def add_alone(self, facts: Row) -> None:
-        """Arms without a fleet; ``facts`` fills the columns that are the fleets'."""
+    def add_alone(self, facts: Row, reference: Decided) -> None:
+        """Arms without a fleet; ``facts`` fills the columns that are the fleets', ``reference`` as in ``add_fleet``."""
+        l1 = {"agreement_permille": agreement_permille(self._bench.agnostic(self._level).masks, reference.masks)}
+        told = {"dense": {}, "local": {}, "agnostic": l1, "agnostic_local": l1}
         for number in self._devices:
             keys = [self._key(arm, number) | facts | {"has_gate": 0} for arm in ALONE]
             if not all(self._results.has(**key) for key in keys):
                 found = FleetDevice(self._bench, number, self._level).alone()
-                self._results.add([key | found[key["arm"]] | {"up_bytes": 0} for key in keys])
+                self._results.add([key | told[key["arm"]] | found[key["arm"]] | {"up_bytes": 0} for key in keys])
 
     def add_fleet(self, arm: str, facts: Row, decided: Decided, reference: Decided, campaign: Campaign) -> None:
         """A decision tried on the measured devices, with the gate and without.

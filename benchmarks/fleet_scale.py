@@ -75,8 +75,8 @@ def decided_by(bench: FleetBench, fleet: Cohorts, level: int) -> Decided:
 def run_level(bench: FleetBench, level: int, num_measured: int, results: ResultFile) -> None:
     """All sizes and all noise at one level."""
     rows = FleetRows(bench, level, num_measured, results)
-    rows.add_alone({"num_devices": 1, "epsilon": 0.0})
     reference = decided_by(bench, Cohorts(WHOLE), level)
+    rows.add_alone({"num_devices": 1, "epsilon": 0.0}, reference)
     for place in PLACES:
         facts = {"num_devices": place.num_devices, "epsilon": place.epsilon}
         rows.add_fleet("fleet", facts, decided_by(bench, place, level), reference, bench.campaign(place))
