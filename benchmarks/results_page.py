@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 import attack_page
 import attack_plot
 import device_plot
+import fleet_attacked_page
+import fleet_scale_page
 import numpy as np
 import seed_a_plot
 import seed_b_summary
@@ -245,7 +247,18 @@ def attacks(document: Row) -> Iterator[str]:
     yield from itertools.chain(attack_page.lines(document, table), machine(document))
 
 
+def fleet_attacked(document: Row) -> Iterator[str]:
+    """What attackers do to a fleet's decision."""
+    yield from itertools.chain(fleet_attacked_page.lines(document, table), machine(document))
+
+
+def fleet_scale(document: Row) -> Iterator[str]:
+    """Fleet size and noise."""
+    yield from itertools.chain(fleet_scale_page.lines(document, table), machine(document))
+
+
 SECTIONS = {"seed_a": seed_a, "seed_b": seed_b, "device": device, "secure_sum": secure_sum, "attacks": attacks}
+SECTIONS |= {"fleet_attacked": fleet_attacked, "fleet_scale": fleet_scale}
 INTRO = """# Results
 
 Measured, not tuned for this page: every table comes from a file in `benchmarks/results/`, made by the command named
@@ -268,6 +281,10 @@ def main() -> None:
         device_plot.plot(found["device"], FIGURES / "device_latency.svg")
     if "attacks" in documents:
         attack_plot.plot(documents["attacks"]["rows"], FIGURES / "attacks.svg")
+    if "fleet_attacked" in documents:
+        fleet_attacked_page.plot(documents["fleet_attacked"], FIGURES / "fleet_attacked.svg")
+    if "fleet_scale" in documents:
+        fleet_scale_page.plot(documents["fleet_scale"], FIGURES / "fleet_scale.svg")
     if "seed_b" in documents:
         seed_b_summary.plot(documents["seed_b"]["rows"], FIGURES / "seed_b_tradeoff.svg")
 
