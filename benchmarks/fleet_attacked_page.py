@@ -59,7 +59,7 @@ def _place_table(alone: Row, by_attack: Sequence[Row], table: Table) -> Iterator
                 round_words(gated),
                 f"{gated['accuracy_percent']:.1f} %",
                 points(gated["minus_local"]),
-                points(gated["minus_honest"]),
+                points(gated["minus_honest"]) if gated["arm"] != "fleet" or gated["num_cohorts"] > 1 else "",
                 f"{100 * gated['accepted_share']:.0f} %",
                 f"{bare['accuracy_percent']:.1f} %",
                 f"{gated['agreement_permille'] / 10:.0f} %",
@@ -73,7 +73,9 @@ def alone_words(alone: Row, seeds: Sequence[int]) -> str:
     """What devices reach without a fleet, as a table's title."""
     means = ", ".join(f"`{arm}` {alone[arm]:.1f} %" for arm in ("dense", "local", "agnostic_local"))
     told = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    return f"**{alone['case']}, {alone['level_macs_ratio']:.0%} of the MACs**, {told}. Without a fleet: {means}.\n"
+    return (
+        f"**{alone['case']}, {100 * alone['level_macs_ratio']:.0f} % of the MACs**, {told}. Without a fleet: {means}.\n"
+    )
 
 
 def points(difference: Row) -> str:
@@ -137,5 +139,5 @@ def _panel(axis: Any, where: tuple[str, float], found: Sequence[Row]) -> None:
         axis.errorbar(means, places, xerr=errors, fmt=marker, ms=4, color=colour, lw=1.2, capsize=2, label=label)
     axis.axvline(0, color="0.5", lw=1, ls="--")
     axis.set_yticks(range(len(attacks)), [words[attack] for attack in attacks])
-    axis.set(title=f"{where[0]}, {where[1]:.0%} of the MACs", xlabel="points against local, 95 % interval")
+    axis.set(title=f"{where[0]}, {100 * where[1]:.0f} % of the MACs", xlabel="points against local, 95 % interval")
     axis.grid(visible=True, alpha=0.3)

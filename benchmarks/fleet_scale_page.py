@@ -9,6 +9,8 @@ from typing import Any
 from fleet_attacked_page import GATE_STYLES, Table, alone_words, points
 from result_file import Row
 
+WHOLE = (100, 0)
+"""Devices and epsilon of the decision that the others are compared with."""
 SIZE_COLOURS = ("C1", "C2", "C4", "C5")
 
 
@@ -61,7 +63,7 @@ def _table(found: Sequence[Row], table: Table) -> Iterator[str]:
                 f"{gated['epsilon']:g}" if gated["epsilon"] else "exact",
                 f"{gated['accuracy_percent']:.1f} %",
                 points(gated["minus_local"]),
-                points(gated["minus_whole"]) if "minus_whole" in gated else "",
+                "" if place == WHOLE else points(gated["minus_whole"]),
                 f"{100 * gated['accepted_share']:.0f} %",
                 f"{bare['accuracy_percent']:.1f} %",
                 f"{gated['agreement_permille'] / 10:.0f} %",
@@ -102,7 +104,7 @@ def _by_size(axis: Any, alone: Row, exact: Sequence[Row]) -> None:
         _line(axis, own, "num_devices", "accuracy_percent", marker=marker, color=colour, label=label)
     _levels(axis, alone)
     _log_axis(axis, sorted({one["num_devices"] for one in exact}))
-    title = f"{alone['case']}, {alone['level_macs_ratio']:.0%} of the MACs: exact sums"
+    title = f"{alone['case']}, {100 * alone['level_macs_ratio']:.0f} % of the MACs: exact sums"
     axis.set(title=title, xlabel="devices that vote", ylabel="accuracy, %")
 
 
