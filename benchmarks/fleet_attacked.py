@@ -25,7 +25,7 @@ import fleet_places
 import numpy as np
 import typer
 from fleet_attackers import attackers, broken, colluded, worst_vote
-from fleet_bench import LEVELS_PERMILLE, Cohorts, Decided, FleetBench, total_of
+from fleet_bench import Cohorts, Decided, FleetBench, total_of
 from fleet_places import FleetRows, numbers
 from fleet_sources import SOURCES
 from result_file import RESULTS, ResultFile, Row
@@ -147,7 +147,7 @@ def claim(places: Sequence[Row]) -> Row:
 
 def main(
     seeds: Annotated[str, typer.Option(help="fleets")] = "1,2,3",
-    levels: Annotated[str, typer.Option(help=f"which of the schedule {LEVELS_PERMILLE} are tried, by index")] = "1",
+    levels: Annotated[str, typer.Option(help="which of the source's levels are tried, by index")] = "1",
     measured: Annotated[
         int, typer.Option(min=1, max=NUM_SPARED, help="devices whose accuracy is measured")
     ] = NUM_SPARED,

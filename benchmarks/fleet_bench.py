@@ -36,7 +36,6 @@ from prunefleet_trainer.campaign_files import BaseFiles, agnostic_masks, describ
 from prunefleet_trainer.public import retrain_slim_base
 from prunefleet_trainer.steering import PublicUse, draw_weights, profiles, public_use, steering_terms
 
-LEVELS_PERMILLE = (400, 200)
 MIN_DEVICES, DELTA_POWER = 8, 6
 HONEST_SHARE = 0.8
 """Of a cohort in mode ``sum+dp``: fewer devices in a sum are refused, so noise is calibrated to them."""
@@ -134,7 +133,7 @@ class FleetBench:
             self.files,
             campaign_id=digest(f"{self.source.name} {self.source.seed} {cohorts}".encode())[:32],
             device_class="benchmark",
-            levels_permille=LEVELS_PERMILLE,
+            levels_permille=self.source.levels_permille,
             cohort=CohortPolicy(size, fewest, 1000, count=cohorts.count, combination=cohorts.combination),
             privacy=PrivacyTerms(SUM_DP if is_noisy else SUM, fewest),
             noise=NoiseWish(round(1000 * cohorts.epsilon), DELTA_POWER) if is_noisy else None,

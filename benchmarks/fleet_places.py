@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import typer
-from fleet_bench import LEVELS_PERMILLE, Decided, FleetBench, agreement_permille
+from fleet_bench import Decided, FleetBench, agreement_permille
 from fleet_device import FleetDevice
 from fleet_jobs import up_bytes
 from fleet_summary import difference
@@ -21,7 +21,6 @@ ABOUT = {
     "up_bytes": "payloads a device sends in a campaign, as they are masked in its privacy mode: vote and outcomes",
     "agreement_permille": "channels kept here and by the honest decision of the whole fleet without noise, in "
     "thousandths of the mean number of channels the two keep",
-    "levels_permille": LEVELS_PERMILLE,
 }
 
 
@@ -73,7 +72,7 @@ class FleetRows:
             "case": self._bench.source.name,
             "arm": arm,
             "images_per_class": self._bench.source.images_per_class,
-            "level_macs_ratio": LEVELS_PERMILLE[self._level] / 1000,
+            "level_macs_ratio": self._bench.source.levels_permille[self._level] / 1000,
             "seed": self._bench.source.seed,
             "device": f"device-{number:02d}",
         }

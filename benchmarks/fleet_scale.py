@@ -24,7 +24,7 @@ from typing import Annotated
 import fleet_places
 import numpy as np
 import typer
-from fleet_bench import LEVELS_PERMILLE, Cohorts, Decided, FleetBench, total_of
+from fleet_bench import Cohorts, Decided, FleetBench, total_of
 from fleet_places import FleetRows, numbers
 from fleet_sources import SOURCES
 from result_file import RESULTS, ResultFile, Row
@@ -106,7 +106,7 @@ def _places(rows: Sequence[Row]) -> Iterator[Row]:
 
 def main(
     seeds: Annotated[str, typer.Option(help="fleets")] = "1,2,3",
-    levels: Annotated[str, typer.Option(help=f"which of the schedule {LEVELS_PERMILLE} are tried, by index")] = "1",
+    levels: Annotated[str, typer.Option(help="which of the source's levels are tried, by index")] = "1",
     measured: Annotated[int, typer.Option(min=1, max=MAX_MEASURED, help="devices that are measured")] = MAX_MEASURED,
     source: Annotated[str, typer.Option(help=f"of {', '.join(SOURCES)}")] = "digits",
     out: Annotated[Path, typer.Option(help="the result file")] = RESULTS / "fleet_scale.json",

@@ -46,6 +46,7 @@ class FleetSource(Protocol):
         name: ``digits`` or ``cifar100``; the column ``case``.
         seed: Of everything.
         images_per_class: Private images of each class of a device, for fit and gate together.
+        levels_permille: What is left of the dense MACs at each level of the schedule, in thousandths.
         spec: The network.
         public_recipe: How a slim base is retrained.
         local_recipe: Every training on a device.
@@ -54,6 +55,7 @@ class FleetSource(Protocol):
     name: str
     seed: int
     images_per_class: int
+    levels_permille: tuple[int, ...]
     spec: ModelSpec
     public_recipe: Recipe
     local_recipe: Recipe
@@ -87,6 +89,7 @@ class DigitsSource:
     seed: int
     name: str = "digits"
     images_per_class: int = 8
+    levels_permille: tuple[int, ...] = (400, 200)
     spec: ModelSpec = DIGITS_SPEC
     public_recipe: Recipe = DIGITS.public
     local_recipe: Recipe = DIGITS.local
@@ -131,6 +134,7 @@ class CifarSource:
     seed: int
     name: str = "cifar100"
     images_per_class: int = 10
+    levels_permille: tuple[int, ...] = (500, 250)
     spec: ModelSpec = CIFAR_SPEC
     public_recipe: Recipe = CIFAR_PUBLIC
     local_recipe: Recipe = CIFAR_LOCAL
