@@ -50,6 +50,7 @@ def _place_table(alone: Row, by_attack: Sequence[Row], table: Table) -> Iterator
     found = [one for one in by_attack if (one["case"], one["level_macs_ratio"]) == where]
     yield alone_words(alone, sorted({seed for one in found for seed in one["seeds"]}))
     head = ["attack", "round", "accuracy, gate", "minus `local`", "minus honest", "gate accepts", "accuracy, no gate"]
+    yield from _scatter_words([one for one in found if one["has_gate"] == 0 and one["arm"] == "fleet"])
     lines_ = []
     for gated in (one for one in found if one["has_gate"] == 1):
         bare = next(one for one in found if one["has_gate"] == 0 and _attack_of(one) == _attack_of(gated))
@@ -67,6 +68,17 @@ def _place_table(alone: Row, by_attack: Sequence[Row], table: Table) -> Iterator
             ]
         )
     yield from table([*head, "channels as honest", "steers"], lines_)
+
+
+def _scatter_words(honest: Sequence[Row]) -> Iterator[str]:
+    """How far two honest decisions are apart: no effect of an attack can be told that is smaller."""
+    for other in (one for one in honest if one["num_cohorts"] > 1):
+        yield (
+            f"Read small differences with care: the two honest decisions keep {other['agreement_permille'] / 10:.0f} % "
+            "of their channels in common, and yet without the gate the second stands at "
+            f"{points(other['minus_honest'])} points against the first. Intervals are over devices; each seed's slim "
+            "base is retrained once for each decision, and that scatter is in none of them.\n"
+        )
 
 
 def alone_words(alone: Row, seeds: Sequence[int]) -> str:
