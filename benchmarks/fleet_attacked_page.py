@@ -65,9 +65,10 @@ def _place_table(alone: Row, by_attack: Sequence[Row], table: Table) -> Iterator
                 f"{bare['accuracy_percent']:.1f} %",
                 f"{gated['agreement_permille'] / 10:.0f} %",
                 f"{100 * gated['confident_share']:.0f} %",
+                measured_words(gated),
             ]
         )
-    yield from table([*head, "channels as honest", "steers"], lines_)
+    yield from table([*head, "channels as honest", "steers", "measured"], lines_)
 
 
 def _scatter_words(honest: Sequence[Row]) -> Iterator[str]:
@@ -88,6 +89,11 @@ def alone_words(alone: Row, seeds: Sequence[int]) -> str:
     return (
         f"**{alone['case']}, {100 * alone['level_macs_ratio']:.0f} % of the MACs**, {told}. Without a fleet: {means}.\n"
     )
+
+
+def measured_words(place: Row) -> str:
+    """How many devices a line is over, and of which seeds."""
+    return f"{place['num_measured']}, seed {' '.join(map(str, place['seeds']))}"
 
 
 def points(difference: Row) -> str:

@@ -131,6 +131,7 @@ def compared(own: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> Row:
         "agreement_permille": round(float(np.mean([row["agreement_permille"] for row in by_seed]))),
         "confident_share": round(float(np.mean([row["is_confident"] for row in by_seed])), 4),
         "seeds": sorted(row["seed"] for row in by_seed),
+        "num_measured": len({_place_of(row) for row in own}),
     }
 
 
