@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 import attack_page
 import attack_plot
 import device_plot
+import fleet_attacked_page
 import fleet_page
+import fleet_scale_page
 import numpy as np
 import seed_a_plot
 import seed_b_summary
@@ -253,6 +255,20 @@ def fleet_few(document: Row) -> Iterator[str]:
 
 SECTIONS = {"seed_a": seed_a, "seed_b": seed_b, "device": device, "secure_sum": secure_sum, "attacks": attacks}
 SECTIONS |= {"fleet_few": fleet_few}
+
+
+def fleet_attacked(document: Row) -> Iterator[str]:
+    """What attackers do to a fleet's decision."""
+    yield from itertools.chain(fleet_attacked_page.lines(document, table), machine(document))
+
+
+def fleet_scale(document: Row) -> Iterator[str]:
+    """Fleet size and noise."""
+    yield from itertools.chain(fleet_scale_page.lines(document, table), machine(document))
+
+
+SECTIONS = {"seed_a": seed_a, "seed_b": seed_b, "device": device, "secure_sum": secure_sum, "attacks": attacks}
+SECTIONS |= {"fleet_attacked": fleet_attacked, "fleet_scale": fleet_scale}
 INTRO = """# Results
 
 Measured, not tuned for this page: every table comes from a file in `benchmarks/results/`, made by the command named
@@ -277,6 +293,10 @@ def main() -> None:
         attack_plot.plot(documents["attacks"]["rows"], FIGURES / "attacks.svg")
     if "fleet_few" in documents:
         fleet_page.plot(documents["fleet_few"], FIGURES / "fleet_few.svg")
+    if "fleet_attacked" in documents:
+        fleet_attacked_page.plot(documents["fleet_attacked"], FIGURES / "fleet_attacked.svg")
+    if "fleet_scale" in documents:
+        fleet_scale_page.plot(documents["fleet_scale"], FIGURES / "fleet_scale.svg")
     if "seed_b" in documents:
         seed_b_summary.plot(documents["seed_b"]["rows"], FIGURES / "seed_b_tradeoff.svg")
 

@@ -1,4 +1,4 @@
-"""Options of ``campaign create`` that say how votes become a decision, and how they are read. No torch."""
+"""Options of ``campaign create`` that say what becomes of votes, and how they are read. No torch."""
 
 from __future__ import annotations
 
@@ -61,6 +61,13 @@ def decision_options(  # noqa: PLR0913 - one argument per option
     tie: Annotated[
         list[str] | None, typer.Option(help="Groups of one width, with commas between; again for more such sets.")
     ] = None,
+    steering: Annotated[
+        bool, typer.Option(help="Ask for lift masks, which say what the fleet sees; needs --public.")
+    ] = True,
+    unlabelled: Annotated[
+        bool,
+        typer.Option("--unlabelled", help="Public labels are not known: the base's own answers take their place."),
+    ] = False,
 ) -> None:
     """The options; a command takes them over with ``option_sets.with_options_of``."""
 
