@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 import attack_page
 import attack_plot
 import device_plot
+import fleet_spafl_page
+import fleet_spafl_plot
 import numpy as np
 import seed_a_plot
 import seed_b_summary
@@ -245,7 +247,19 @@ def attacks(document: Row) -> Iterator[str]:
     yield from itertools.chain(attack_page.lines(document, table), machine(document))
 
 
-SECTIONS = {"seed_a": seed_a, "seed_b": seed_b, "device": device, "secure_sum": secure_sum, "attacks": attacks}
+def fleet_spafl(document: Row) -> Iterator[str]:
+    """Accuracy over bytes."""
+    yield from itertools.chain(fleet_spafl_page.lines(document, table), machine(document))
+
+
+SECTIONS = {
+    "fleet_spafl": fleet_spafl,
+    "seed_a": seed_a,
+    "seed_b": seed_b,
+    "device": device,
+    "secure_sum": secure_sum,
+    "attacks": attacks,
+}
 INTRO = """# Results
 
 Measured, not tuned for this page: every table comes from a file in `benchmarks/results/`, made by the command named
@@ -262,6 +276,8 @@ def main() -> None:
     for name, document in documents.items():
         lines += SECTIONS[name](document)
     PAGE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    if "fleet_spafl" in documents:
+        fleet_spafl_plot.plot(documents["fleet_spafl"]["summary"]["points"], FIGURES / "fleet_spafl.svg")
     if "seed_a" in documents:
         seed_a_plot.plot(documents["seed_a"]["rows"], FIGURES / "seed_a.svg")
     if "device" in documents:

@@ -1,0 +1,125 @@
+"""The section of ``docs/results.md`` on accuracy over bytes: every figure from the result file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from result_file import Row
+
+Table = Callable[[Sequence[str], Sequence[Sequence[object]]], Iterator[str]]
+SHOWN_ROUNDS = (0, 1, 2, 5, 10, 20, 50)
+SILENT = ("dense", "local", "agnostic_local")
+PUBLISHED_FOR = {"fedavg_random": "FedAvg", "local": "Local"}
+"""Whose published figure stands beside which arm."""
+
+
+def lines(document: Row, table: Table) -> Iterator[str]:
+    """The section in Markdown; ``table`` draws a table."""
+    summary, about = document["summary"], document["about"]
+    points = summary["points"]
+    yield "## Accuracy over bytes: masks and sums against averaging weights\n"
+    yield (
+        "Fashion-MNIST, LeNet-5 (20/50/500), 100 devices, Dirichlet(0.2), the setting of SpaFL; 10,000 training images "
+        f"are public. Seeds: {', '.join(map(str, sorted({row['seed'] for row in document['rows']})))}.\n"
+    )
+    yield from _verdict(summary)
+    yield "![Accuracy over bytes up](figures/fleet_spafl.svg)\n"
+    yield from _targets(summary["targets"], table)
+    yield from _points(points, about["published"], table)
+    yield "How it was done:\n"
+    names = ("accuracy", "split", "up_bytes", "up_bytes_sum", "down_bytes", "latency_ratio", "fedavg")
+    yield from (f"- `{name}`: {about[name]}" for name in names)
+    yield from (f"- `{name}`: `{about[name]}`" for name in ("base", "slim_base", "local"))
+    yield ""
+
+
+def _verdict(summary: Row) -> Iterator[str]:
+    """Whether the ratio that was wanted is there, and what needs no bytes at all."""
+    found = [
+        (target["target_percent"], arm, ratio["up_bytes"])
+        for target in summary["targets"]
+        for arm, ratio in target["fleet_over"].items()
+        if isinstance(ratio, dict)
+    ]
+    wanted = summary["ratio_wanted"]
+    if found:
+        met = [place for place in found if place[2] <= wanted]
+        least, most = (round(1 / pick(ratio for _, _, ratio in found)) for pick in (max, min))
+        yield (
+            f"Wherever `fleet` and averaging both reach a target after sending something, `fleet` sent 1/{least:,} to "
+            f"1/{most:,} of averaging's bytes in `plain`; at most 1/{round(1 / wanted)} was asked for, and "
+            f"{len(met)} of {len(found)} pairs of target and averaging arm meet it.\n"
+        )
+    else:
+        yield "No target is reached both by `fleet` and by averaging that sent something, so there is no ratio.\n"
+    yield from _without_bytes(summary)
+
+
+def _without_bytes(summary: Row) -> Iterator[str]:
+    """A ratio says nothing where nobody need send anything: so this is said beside it."""
+    reached = {
+        arm: max((t["target_percent"] for t in summary["targets"] if t["up_bytes"].get(arm) is not None), default=None)
+        for arm in SILENT
+    }
+    parts = [f"`{arm}` reaches {percent} %" for arm, percent in reached.items() if percent is not None]
+    if parts:
+        yield (
+            f"Read it with care: {', '.join(parts)} without sending a byte. One model for all, as averaging makes it, "
+            "is measured on devices that see few classes; a network fine-tuned on the device starts ahead of it.\n"
+        )
+
+
+def _targets(targets: Sequence[Row], table: Table) -> Iterator[str]:
+    arms = sorted({arm for target in targets for arm in target["up_bytes"]}, key=lambda arm: (arm not in SILENT, arm))
+    yield "Kilobytes up per device to reach a mean accuracy, `plain` / `sum`; empty: not reached:\n"
+    rows = [[f"{target['target_percent']} %", *(_kilobytes(target, arm) for arm in arms)] for target in targets]
+    yield from table(["target", *(f"`{arm}`" for arm in arms)], rows)
+
+
+def _kilobytes(target: Row, arm: str) -> str:
+    found = [target[column].get(arm) for column in ("up_bytes", "up_bytes_sum")]
+    return "" if None in found else " / ".join(_kb(value) for value in found)
+
+
+def _kb(value: float) -> str:
+    return f"{value / 1000:,.1f}" if value else "0"
+
+
+def _points(points: Sequence[Row], published: Row, table: Table) -> Iterator[str]:
+    doubt = "" if published["is_checked"] else "; **noted second-hand and not checked against the paper**"
+    yield (
+        f"All points. The last column is *published*, not measured here ({published['source']}{doubt}). It comes from "
+        "ten times the rounds and other splits, so it says where the field stands, not who is ahead:\n"
+    )
+    head = [
+        "arm",
+        "MACs",
+        "rounds",
+        "accuracy, %",
+        "worst tenth, %",
+        "kB up, plain",
+        "kB up, sum",
+        "kB down",
+        "published",
+    ]
+    rows = [
+        [
+            f"`{point['arm']}`",
+            f"{100 * point['macs_ratio']:.0f} %",
+            f"{point['rounds']:g}" if point["arm"].startswith("fedavg") else "",
+            f"{point['accuracy_percent']:.1f}",
+            f"{point['worst_tenth_percent']:.1f}",
+            *(_kb(point[column]) for column in ("up_bytes", "up_bytes_sum", "down_bytes")),
+            "",
+        ]
+        for point in points
+        if not point["arm"].startswith("fedavg") or point["rounds"] in SHOWN_ROUNDS
+    ]
+    for arm, name in PUBLISHED_FOR.items():
+        for row in rows[::-1]:
+            if row[0] == f"`{arm}`":
+                row[-1] = f"{published['accuracy_percent'][name]} ({name})"
+                break
+    others = [name for name in published["accuracy_percent"] if name not in PUBLISHED_FOR.values()]
+    rows += [[name, *[""] * 7, f"{published['accuracy_percent'][name]}"] for name in others]
+    yield from table([*head, "published"], rows)
