@@ -194,7 +194,7 @@ def main(
     if unknown:
         msg = f"arms: expected some of {', '.join(ARMS)}, got {', '.join(sorted(unknown))}"
         raise typer.BadParameter(msg)
-    command = f"python benchmarks/fleet_spafl.py --seeds {seeds} --arms {arms}"
+    command = f"python benchmarks/fleet_spafl.py --seeds {seeds} --arms {arms} --levels {levels}"
     results = ResultFile(out, command, about(), KEY, fleet_spafl_summary.summarise)
     use_threads(1)
     places = [LEVELS_PERMILLE.index(int(part)) for part in levels.split(",")]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from fleet_summary import paired
 from result_file import Row
+from spafl_world import NUM_DEVICES
+
+from prunefleet_simulation.statistics import bootstrap_mean
 
 Table = Callable[[Sequence[str], Sequence[Sequence[object]]], Iterator[str]]
 SHOWN_ROUNDS = (0, 1, 2, 5, 10, 20, 50)
@@ -25,6 +29,7 @@ def lines(document: Row, table: Table) -> Iterator[str]:
     yield from _verdict(summary)
     yield "![Accuracy over bytes up](figures/fleet_spafl.svg)\n"
     yield from _targets(summary["targets"], table)
+    yield from _differences(document["rows"], table)
     yield from _points(points, about["published"], table)
     yield "How it was done:\n"
     names = ("accuracy", "split", "up_bytes", "up_bytes_sum", "down_bytes", "latency_ratio", "fedavg")
@@ -64,9 +69,25 @@ def _without_bytes(summary: Row) -> Iterator[str]:
     parts = [f"`{arm}` reaches {percent} %" for arm, percent in reached.items() if percent is not None]
     if parts:
         yield (
-            f"Read it with care: {', '.join(parts)} without sending a byte. One model for all, as averaging makes it, "
-            "is measured on devices that see few classes; a network fine-tuned on the device starts ahead of it.\n"
+            f"Read it with care: {', '.join(parts)} without sending a byte. Averaging makes one model for all classes; "
+            "a network fine-tuned on the device need only tell the device's own apart, whoever decided its topology.\n"
         )
+
+
+def _differences(rows: Sequence[Row], table: Table) -> Iterator[str]:
+    """What the fleet's bytes buy: paired differences to arms that cost as much on the device."""
+    lines_found = []
+    for level in sorted({row["level_macs_ratio"] for row in rows if row["arm"] == "fleet"}, reverse=True):
+        there = [row for row in rows if row["level_macs_ratio"] == level]
+        for other in ("local", "agnostic_local", "fleet_unsteered"):
+            found = [one for one in paired(there, "fleet", other).values() if len(one) == NUM_DEVICES]
+            if found:
+                mean = bootstrap_mean(found)
+                interval = f"{100 * mean.ci95_low:+.2f} to {100 * mean.ci95_high:+.2f}"
+                lines_found.append([f"{level:.0%}", f"`{other}`", f"{100 * mean.mean:+.2f}", interval, len(found)])
+    if lines_found:
+        yield "`fleet` minus another arm of the same MACs on the same devices, points, with 95 % intervals:\n"
+        yield from table(["MACs", "minus", "mean", "interval", "seeds"], lines_found)
 
 
 def _targets(targets: Sequence[Row], table: Table) -> Iterator[str]:

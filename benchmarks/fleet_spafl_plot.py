@@ -17,6 +17,8 @@ STYLES = {
 }
 FLAT = {"dense": ("-", "0.2"), "local": ("--", "C2"), "agnostic_local": (":", "C6")}
 """Arms that send nothing: lines at each of their levels' accuracy."""
+LOWEST_PERCENT = 75
+"""What lies below is cut off: averaging's first rounds from random weights."""
 PANELS = {"up_bytes": "plain", "up_bytes_sum": "sum"}
 
 
@@ -33,10 +35,11 @@ def plot(points: list[Row], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     with mpl.rc_context({"svg.hashsalt": "fleet_spafl", "svg.fonttype": "none", "font.size": 9}):
-        figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), sharey=True, layout="constrained")
+        figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), sharex=True, sharey=True, layout="constrained")
         for axis, (column, mode) in zip(axes, PANELS.items(), strict=True):
             _panel(axis, points, column)
             axis.set(title=f"mode {mode}", xlabel="bytes up, mean per device", xscale="log")
+        axes[0].set_ylim(bottom=LOWEST_PERCENT)
         axes[0].set_ylabel("accuracy, mean over devices, %")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
@@ -65,12 +68,11 @@ def _panel(axis: object, points: list[Row], column: str) -> None:
 
 
 def _name_levels(axis: object, points: list[Row], column: str) -> None:
-    for number, point in enumerate(points):
-        where = (7, 4 - 9 * number)
+    for point in points:
         axis.annotate(
             f"{point['level_macs_ratio']:.0%} of MACs",
             (point[column], point["accuracy_percent"]),
-            xytext=where,
+            xytext=(6, -9),
             textcoords="offset points",
             fontsize=7,
         )

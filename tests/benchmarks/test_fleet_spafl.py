@@ -16,6 +16,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # typer imports names that click 8.5 deprecates
     sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # where scripts import each other from
     import fedavg
+    import fleet_spafl_page
     import fleet_spafl_summary
     import secure_sum
     import spafl_bytes
@@ -183,6 +184,7 @@ def campaign(mode: str) -> Campaign:
 
 
 def test_bytes_of_a_campaign_by_hand():
+    assert campaign(PLAIN).layout.dense_widths == (20, 50, 500)
     # Not steered: 570 grades of 3 bits and 2 · 3 · 8 width lanes of 1 bit: 1,758 bits. An outcome: 35 bits.
     assert spafl_bytes.fleet_up_bytes(campaign(PLAIN), 0)[0] == 220 + 5
     plain, through_sum = spafl_bytes.fleet_up_bytes(campaign(SUM), 1)
@@ -238,3 +240,22 @@ def test_a_point_counts_when_all_devices_are_there_and_a_target_when_all_seeds_r
     assert found["points"][0]["accuracy_percent"] == pytest.approx(90)
     assert target(found, 88)["up_bytes"] == {"local": 0}
     assert target(found, 90)["up_bytes"] == {"local": None}
+
+
+def test_the_page_says_what_needed_no_bytes_and_marks_what_is_not_measured():
+    averaging = [
+        row for n, sent in ((0, 0), (1, 4_000_000)) for row in rows("fedavg_base", 0.84 + n / 10, sent, rounds=n)
+    ]
+    every = [*averaging, *rows("fleet", 0.93, 440, level=0.5), *rows("local", 0.91, 0, level=0.5)]
+    every = [row | {"images_per_class": 50.0} for row in every]
+    about = dict.fromkeys(
+        ("accuracy", "split", "up_bytes", "up_bytes_sum", "down_bytes", "latency_ratio", "fedavg"), "so"
+    )
+    about |= {"base": "b", "slim_base": "s", "local": "l", "published": fleet_spafl_summary.PUBLISHED}
+    document = {"summary": fleet_spafl_summary.summarise(every), "about": about, "rows": every}
+    text = "\n".join(fleet_spafl_page.lines(document, lambda head, lines: [str(head), *map(str, lines)]))
+    assert "`local` reaches 90 % without sending a byte" in text
+    assert "`fleet` sent 1/9,091 to 1/9,091 of averaging's bytes" in text
+    assert "['50%', '`local`', '+2.00'" in text
+    assert "not checked against the paper" in text
+    assert "84.87 (Local)" in text
