@@ -28,7 +28,7 @@ def lines(document: Row, table: Table) -> Iterator[str]:
     )
     yield from _verdict(summary)
     yield "![Accuracy over bytes up](figures/fleet_spafl.svg)\n"
-    yield from _targets(summary["targets"], table)
+    yield from _targets(summary, table)
     yield from _differences(document["rows"], table)
     yield from _points(points, about["published"], table)
     yield "How it was done:\n"
@@ -56,7 +56,7 @@ def _verdict(summary: Row) -> Iterator[str]:
             f"{len(met)} of {len(found)} pairs of target and averaging arm meet it.\n"
         )
     else:
-        yield "No target is reached both by `fleet` and by averaging that sent something, so there is no ratio.\n"
+        yield "So far no target is reached by `fleet` and by averaging that sent something, so there is no ratio.\n"
     yield from _without_bytes(summary)
 
 
@@ -90,9 +90,13 @@ def _differences(rows: Sequence[Row], table: Table) -> Iterator[str]:
         yield from table(["MACs", "minus", "mean", "interval", "seeds"], lines_found)
 
 
-def _targets(targets: Sequence[Row], table: Table) -> Iterator[str]:
+def _targets(summary: Row, table: Table) -> Iterator[str]:
+    targets = summary["targets"]
     arms = sorted({arm for target in targets for arm in target["up_bytes"]}, key=lambda arm: (arm not in SILENT, arm))
     yield "Kilobytes up per device to reach a mean accuracy, `plain` / `sum`; empty: not reached:\n"
+    if summary["unfinished"]:
+        names = ", ".join(f"`{arm}`" for arm in summary["unfinished"])
+        yield f"**Not run to the last round yet**, so that an empty cell says nothing: {names}.\n"
     rows = [[f"{target['target_percent']} %", *(_kilobytes(target, arm) for arm in arms)] for target in targets]
     yield from table(["target", *(f"`{arm}`" for arm in arms)], rows)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from fedavg import FedAvgPlan
 from result_file import Row
 from spafl_world import NUM_DEVICES
 
@@ -32,7 +33,22 @@ def summarise(rows: Sequence[Row]) -> Row:
     """Points, bytes to each target, and ratios of ours to averaging's."""
     found = points(rows)
     targets = [_target(found, percent) for percent in TARGETS_PERCENT]
-    return {"points": mean_points(found), "targets": targets, "ratio_wanted": RATIO_WANTED}
+    return {
+        "points": mean_points(found),
+        "unfinished": _unfinished(found),
+        "targets": targets,
+        "ratio_wanted": RATIO_WANTED,
+    }
+
+
+def _unfinished(found: Sequence[Row]) -> list[str]:
+    """Arms of averaging that some seed has not run to the last round: that they miss a target says nothing yet."""
+    last: dict[tuple[str, int], int] = {}
+    for point in found:
+        if point["arm"].startswith("fedavg"):
+            place = point["arm"], point["seed"]
+            last[place] = max(last.get(place, 0), point["rounds"])
+    return sorted({arm for (arm, _), rounds in last.items() if rounds < FedAvgPlan().rounds})
 
 
 def points(rows: Sequence[Row]) -> list[Row]:
@@ -78,11 +94,14 @@ def _target(found: Sequence[Row], percent: int) -> Row:
     """By arm, the fewest bytes up with which a target is reached, mean over the seeds, None where one does not."""
     arms = sorted({point["arm"] for point in found})
     reached = {arm: _bytes_to([point for point in found if point["arm"] == arm], percent) for arm in arms}
+    unfinished = _unfinished(found)
     return {
         "target_percent": percent,
         "up_bytes": {arm: bytes_up and bytes_up["up_bytes"] for arm, bytes_up in reached.items()},
         "up_bytes_sum": {arm: bytes_up and bytes_up["up_bytes_sum"] for arm, bytes_up in reached.items()},
-        "fleet_over": {arm: _ratios(reached, arm) for arm in arms if arm.startswith("fedavg")},
+        "fleet_over": {
+            arm: _ratios(reached, arm, is_finished=arm not in unfinished) for arm in arms if arm.startswith("fedavg")
+        },
     }
 
 
@@ -97,13 +116,13 @@ def _bytes_to(found: Sequence[Row], percent: int) -> Row | None:
     return {name: round(float(np.mean([point[name] for point in best]))) for name in BYTES[:2]}
 
 
-def _ratios(reached: dict[str, Row | None], other: str) -> Row | str:
+def _ratios(reached: dict[str, Row | None], other: str, *, is_finished: bool) -> Row | str:
     """Ours over theirs; in words where one of them has no such figure."""
     ours, theirs = reached.get("fleet"), reached[other]
     if ours is None:
         return "not reached by fleet"
     if theirs is None:
-        return f"not reached by {other}"
+        return f"not reached by {other}" + ("" if is_finished else " so far; it has not been run to the end")
     if theirs["up_bytes"] == 0:
         return f"{other} is there before its first round"
     return {name: float(f"{ours[name] / theirs[name]:.3g}") for name in BYTES[:2]}

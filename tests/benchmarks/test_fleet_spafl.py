@@ -229,6 +229,9 @@ def test_bytes_to_a_target_and_what_is_not_reached():
     assert target(found, 88)["fleet_over"]["fedavg_base"] == {"up_bytes": 0.025, "up_bytes_sum": 0.025}
     assert target(found, 92)["up_bytes"] == {"fedavg_base": 8000, "fleet": 100}
     assert target(found, 94)["fleet_over"]["fedavg_base"] == "not reached by fleet"
+    assert found["unfinished"] == ["fedavg_base"]
+    ended = fleet_spafl_summary.summarise([*averaging, *rows("fedavg_base", 0.9, 9000, rounds=50)])
+    assert ended["unfinished"] == []
     assert target(found, 94)["up_bytes"] == {"fedavg_base": None, "fleet": None}
 
 
