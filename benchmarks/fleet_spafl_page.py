@@ -116,17 +116,7 @@ def _points(points: Sequence[Row], published: Row, table: Table) -> Iterator[str
         f"All points. The last column is *published*, not measured here ({published['source']}{doubt}). It comes from "
         "ten times the rounds and other splits, so it says where the field stands, not who is ahead:\n"
     )
-    head = [
-        "arm",
-        "MACs",
-        "rounds",
-        "accuracy, %",
-        "worst tenth, %",
-        "kB up, plain",
-        "kB up, sum",
-        "kB down",
-        "published",
-    ]
+    head = ["arm", "MACs", "rounds", "accuracy, %", "worst tenth, %", "kB up, plain", "kB up, sum", "kB down"]
     rows = [
         [
             f"`{point['arm']}`",
@@ -140,11 +130,11 @@ def _points(points: Sequence[Row], published: Row, table: Table) -> Iterator[str
         for point in points
         if not point["arm"].startswith("fedavg") or point["rounds"] in SHOWN_ROUNDS
     ]
+    others = dict(published["accuracy_percent"])
     for arm, name in PUBLISHED_FOR.items():
         for row in rows[::-1]:
             if row[0] == f"`{arm}`":
-                row[-1] = f"{published['accuracy_percent'][name]} ({name})"
+                row[-1] = f"{others.pop(name)} ({name})"
                 break
-    others = [name for name in published["accuracy_percent"] if name not in PUBLISHED_FOR.values()]
-    rows += [[name, *[""] * 7, f"{published['accuracy_percent'][name]}"] for name in others]
+    rows += [[name, *[""] * 7, f"{accuracy}"] for name, accuracy in others.items()]
     yield from table([*head, "published"], rows)
