@@ -73,7 +73,7 @@ class FleetDevice:
                 made[key] = self._tuned(shipped, samples)
             return made[key]
 
-        kept, verdict = work.judge(fleet_net, self._own_net, self._data.own, self._options)
+        kept, verdict, _ = work.judge(fleet_net, self._own_net, None, self._data.own, self._options)
         ungated = fleet_net(work.fit_split(self._data.own, self._options))
         return {"0": self._measured(ungated), "1": self._measured(kept) | {"is_accepted": int(verdict.accepted)}}
 

@@ -184,5 +184,7 @@ class _Device:
 
 def up_bytes(campaign: Campaign) -> int:
     """What a device sends up in a campaign, as payloads: its masked vote, and a masked outcome of each level."""
-    vote, outcome = (ring_of(campaign, campaign.lanes_of(kind)).packed_bytes for kind in SessionKind)
+    vote, outcome = (
+        ring_of(campaign, campaign.lanes_of(kind)).packed_bytes for kind in (SessionKind.VOTE, SessionKind.OUTCOME)
+    )
     return int(vote + len(campaign.levels) * outcome)

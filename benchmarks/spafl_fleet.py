@@ -171,7 +171,8 @@ class _Device:
         shipped = Candidate(work.load_masked(self._campaign, masks, slim.path.read_bytes()), masks)
         if arm != "fleet":
             return self._tuned(shipped, self._fit)
-        kept, verdict = work.judge(functools.partial(self._tuned, shipped), own_net, self._own, self._options)
+        fit = functools.partial(self._tuned, shipped)
+        kept, verdict, _ = work.judge(fit, own_net, None, self._own, self._options)
         self._is_accepted = int(verdict.accepted)
         return kept
 
