@@ -111,10 +111,14 @@ def _kb(value: float) -> str:
 
 
 def _points(points: Sequence[Row], published: Row, table: Table) -> Iterator[str]:
-    doubt = "" if published["is_checked"] else "; **noted second-hand and not checked against the paper**"
+    others = dict(published["accuracy_percent"])
     yield (
-        f"All points. The last column is *published*, not measured here ({published['source']}{doubt}). It comes from "
-        "ten times the rounds and other splits, so it says where the field stands, not who is ahead:\n"
+        "All points:\n"
+        if not others
+        else (
+            f"All points. The last column is *published*, not measured here ({published['source']}). It comes from ten "
+            "times the rounds and other splits, so it says where the field stands, not who is ahead:\n"
+        )
     )
     head = ["arm", "MACs", "rounds", "accuracy, %", "worst tenth, %", "kB up, plain", "kB up, sum", "kB down"]
     rows = [
@@ -130,11 +134,10 @@ def _points(points: Sequence[Row], published: Row, table: Table) -> Iterator[str
         for point in points
         if not point["arm"].startswith("fedavg") or point["rounds"] in SHOWN_ROUNDS
     ]
-    others = dict(published["accuracy_percent"])
     for arm, name in PUBLISHED_FOR.items():
         for row in rows[::-1]:
-            if row[0] == f"`{arm}`":
+            if row[0] == f"`{arm}`" and name in others:
                 row[-1] = f"{others.pop(name)} ({name})"
                 break
     rows += [[name, *[""] * 7, f"{accuracy}"] for name, accuracy in others.items()]
-    yield from table([*head, "published"], rows)
+    yield from table([*head, "published" if published["accuracy_percent"] else ""], rows)

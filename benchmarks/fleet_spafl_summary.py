@@ -20,11 +20,9 @@ RATIO_WANTED = 1 / 500
 PUBLISHED = {
     "source": "Kim et al., SpaFL, NeurIPS 2024, table 2: Fashion-MNIST, LeNet-5, 100 devices, 10 a round, 500 rounds, "
     "Dirichlet 0.2, no public images",
-    "is_checked": False,
-    "accuracy_percent": {"SpaFL": 89.21, "FedAvg": 88.73, "FedPM": 63.27, "Local": 84.87},
+    "accuracy_percent": {},
 }
-"""Others' figures, noted second-hand; until somebody has read them in the paper and says so in ``is_checked``, the page
-marks them as published but not checked."""
+"""Others' figures, once somebody has read them in the paper; none is taken from memory."""
 BYTES = ("up_bytes", "up_bytes_sum", "down_bytes")
 _PLACE = ("arm", "level_macs_ratio", "rounds", "seed")
 
