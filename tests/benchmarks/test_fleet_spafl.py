@@ -254,11 +254,11 @@ def test_the_page_says_what_needed_no_bytes_and_marks_what_is_not_measured():
     about = dict.fromkeys(
         ("accuracy", "split", "up_bytes", "up_bytes_sum", "down_bytes", "latency_ratio", "fedavg"), "so"
     )
-    about |= {"base": "b", "slim_base": "s", "local": "l", "published": fleet_spafl_summary.PUBLISHED}
+    about |= {"base": "b", "slim_base": "s", "local": "l", "published": {"source": "a paper", "accuracy_percent": {"Local": 84.87}}}
     document = {"summary": fleet_spafl_summary.summarise(every), "about": about, "rows": every}
     text = "\n".join(fleet_spafl_page.lines(document, lambda head, lines: [str(head), *map(str, lines)]))
     assert "`local` reaches 90 % without sending a byte" in text
     assert "`fleet` sent 1/9,091 to 1/9,091 of averaging's bytes" in text
     assert "['50%', '`local`', '+2.00'" in text
-    assert "not checked against the paper" in text
+    assert "is *published*, not measured here (a paper)" in text
     assert "84.87 (Local)" in text
