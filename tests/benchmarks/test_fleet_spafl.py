@@ -254,7 +254,12 @@ def test_the_page_says_what_needed_no_bytes_and_marks_what_is_not_measured():
     about = dict.fromkeys(
         ("accuracy", "split", "up_bytes", "up_bytes_sum", "down_bytes", "latency_ratio", "fedavg"), "so"
     )
-    about |= {"base": "b", "slim_base": "s", "local": "l", "published": {"source": "a paper", "accuracy_percent": {"Local": 84.87}}}
+    about |= {
+        "base": "b",
+        "slim_base": "s",
+        "local": "l",
+        "published": {"source": "a paper", "accuracy_percent": {"Local": 84.87}},
+    }
     document = {"summary": fleet_spafl_summary.summarise(every), "about": about, "rows": every}
     text = "\n".join(fleet_spafl_page.lines(document, lambda head, lines: [str(head), *map(str, lines)]))
     assert "`local` reaches 90 % without sending a byte" in text
