@@ -75,7 +75,9 @@ class LocalWork:
         """See ``DeviceWork``."""
         return cast(Vote, await self._run("vote", campaign, base))
 
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
+    async def personalise(
+        self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None
+    ) -> Outcome:
         """See ``DeviceWork``; the network that is kept is on the disk before this returns."""
         return cast(Outcome, await self._run("personalise", campaign, decision, base, slim_base))
 

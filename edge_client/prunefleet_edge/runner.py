@@ -240,7 +240,7 @@ class DeviceRunner:
                 event = await self._while_watching(self._in_slot(self._prepare_vote(campaign, base)), device_round)
             case Personalise(decision, slim_base):
                 self._standing = replace(self._standing, level=decision.level)
-                model = await self._slim_model(slim_base)
+                model = await self._slim_model(slim_base) if slim_base.is_retrained else None
                 self._world.on_state(f"trying the decision of level {decision.level}")
                 work = self._personalise(campaign, decision, base, model)
                 event = await self._while_watching(self._in_slot(work), device_round)
@@ -305,7 +305,7 @@ class DeviceRunner:
         self._world.on_state(f"downloading the slim base {slim_base.model_digest[:12]}")
         return await self._link.download(slim_base.model_digest, slim_base.model_bytes)
 
-    async def _personalise(self, campaign: Campaign, decision: Decision, base: bytes, model: bytes) -> Event:
+    async def _personalise(self, campaign: Campaign, decision: Decision, base: bytes, model: bytes | None) -> Event:
         """Try the decision; work that fails is an outcome too, *tried, not finished*: the fleet should know."""
         try:
             work = self._work.personalise(campaign, decision, base, model)

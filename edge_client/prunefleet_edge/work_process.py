@@ -116,7 +116,7 @@ class Worker:
         self._tidy()
         return vote
 
-    def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
+    def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None) -> Outcome:
         """See ``work.personalise``; the network that is kept goes to the disk."""
         from prunefleet_edge.network_file import KeptInfo, save_kept
         from prunefleet_edge.work import personalise

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from prunefleet_shared.decision_rules import DEFAULT_RULES, DecisionRules
 from prunefleet_shared.documents import canonical_bytes
+from prunefleet_shared.gate_terms import DEFAULT_GATE, GateTerms
 from prunefleet_shared.lanes import LaneTable, vote_lanes
 from prunefleet_shared.layout import CostTable, Layout
 from prunefleet_shared.limits import NO_LIMITS, Constraint, JointCost, Limits
@@ -123,6 +124,7 @@ class Campaign:
             decision as ``rules.public_votes`` devices. Empty where nobody worked it out.
         further_tables: Costs that have budgets of their own beside the cost table's; all hold at once.
         limits: What every choice of widths must leave, the fleet's and each device's.
+        gate: What devices set the fleet's network against.
     """
 
     campaign_id: str
@@ -142,6 +144,7 @@ class Campaign:
     public_options: tuple[tuple[int, ...], ...] = ()
     further_tables: tuple[CostTable, ...] = ()
     limits: Limits = NO_LIMITS
+    gate: GateTerms = DEFAULT_GATE
 
     def constraints(self, level: int) -> tuple[Constraint, ...]:
         """What a network of ``level`` (0-based) may cost, in every table; the cost table's comes first."""
@@ -191,7 +194,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class SlimBase:
-    """The trainer's answer to a decision: the base pruned to it and retrained on public data.
+    """The trainer's answer to a decision: the base pruned to it and, where there are public data, retrained on them.
 
     Attributes:
         campaign_id: The campaign.
@@ -201,6 +204,8 @@ class SlimBase:
         model_bytes: Size of that file.
         steering_digest: SHA-256 (hex) of the trainer's record of how it was steered (``steering_record``), which stays
             with the operator; empty where nothing was steered.
+        is_retrained: False where the trainer had no public data: the network is the base without the channels that had
+            to go, good for devices without data; one with data prunes its own dense copy instead.
     """
 
     campaign_id: str
@@ -209,6 +214,7 @@ class SlimBase:
     model_digest: str
     model_bytes: int
     steering_digest: str = ""
+    is_retrained: bool = True
 
 
 def decision_fingerprint(

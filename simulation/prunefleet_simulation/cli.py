@@ -60,6 +60,13 @@ def simulate(  # noqa: PLR0913 - one argument per option
     steering: Annotated[
         bool | None, typer.Option(help="Retrain on public data like what the fleet sees (default yes).")
     ] = None,
+    public_retraining: Annotated[
+        bool | None,
+        typer.Option(help="Retrain what is decided on public data; without it, devices blend (default yes)."),
+    ] = None,
+    gate_alternative: Annotated[
+        str | None, typer.Option(help="The gate's other side: own (default), or fleet_widths.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same keys; options win.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of where it is.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress display.")] = False,

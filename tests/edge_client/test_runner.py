@@ -90,6 +90,7 @@ class Work:
     def __init__(self, log: list[str]) -> None:
         self.log = log
         self.fingerprint = CAMPAIGN.layout.fingerprint()
+        self.slim_model: bytes | None = SLIM_MODEL
 
     async def layout_fingerprint(self, campaign: Campaign, base: bytes) -> str:
         assert base == TINY_BASE
@@ -100,8 +101,10 @@ class Work:
         grades_C = grade_layout(campaign.layout, np.random.default_rng(1).random(campaign.layout.num_channels))
         return Vote(grades_C, np.zeros((len(campaign.levels), len(campaign.layout.groups)), dtype=np.int64))
 
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
-        assert (decision, slim_base) == (DECISION, SLIM_MODEL)
+    async def personalise(
+        self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None
+    ) -> Outcome:
+        assert (decision, slim_base) == (DECISION, self.slim_model)
         self.log.append("outcome")
         return Outcome(finished=True, accepted=True, accuracy_gain=0.1, latency_ratio=0.5)
 
@@ -275,6 +278,15 @@ def test_a_wrong_model_stops_the_device(pieces: list[Answer]) -> None:
         Bench([OFFER, *pieces], models=()).run()
 
 
+def test_a_slim_base_that_was_not_retrained_is_not_downloaded_and_the_device_is_told_to_blend() -> None:
+    pruned = sign_document("slim_base", replace(SLIM_BASE, is_retrained=False), TRAINER_KEY)
+    script = [OFFER, replace(OUTCOME_TO, slim_base=pruned), counted, CampaignEnded(Ending.COMPLETED)]
+    bench = Bench(script, [TINY_BASE])
+    bench.work.slim_model = None
+    assert bench.run() is Ending.COMPLETED
+    assert bench.log.count("outcome") == 1
+
+
 def test_a_slim_base_of_another_size_than_signed_stops_the_device() -> None:
     lied = sign_document("slim_base", replace(SLIM_BASE, model_bytes=SLIM_BASE.model_bytes + 1), TRAINER_KEY)
     with pytest.raises(RemoteProtocolError, match="MALFORMED"):
@@ -336,7 +348,9 @@ class SlowWork(Work):
         await self._take_time()
         return await super().prepare_vote(campaign, base)
 
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
+    async def personalise(
+        self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None
+    ) -> Outcome:
         await self._take_time()
         return await super().personalise(campaign, decision, base, slim_base)
 

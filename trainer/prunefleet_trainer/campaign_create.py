@@ -15,6 +15,7 @@ from prunefleet_edge.threads import DEFAULT_THREADS, use_threads
 from prunefleet_shared.campaign import Campaign, CohortPolicy, PrivacyTerms
 from prunefleet_shared.decision_rules import DEFAULT_RULES, DecisionRules
 from prunefleet_shared.errors import ConfigError, InputError
+from prunefleet_shared.gate_terms import DEFAULT_GATE, GateTerms
 from prunefleet_shared.limits import NO_LIMITS, Limits
 from prunefleet_shared.noise_terms import NoiseWish
 from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign, with_latency
@@ -55,6 +56,7 @@ class CampaignWish:
         profile: What was measured on a device of the class; for a budget of latency.
         rules: How a decision follows from the votes.
         limits: What every choice of widths must leave.
+        gate: What devices set the fleet's network against.
     """
 
     device_class: str
@@ -73,6 +75,7 @@ class CampaignWish:
     profile: Path | None = None
     rules: DecisionRules = DEFAULT_RULES
     limits: Limits = NO_LIMITS
+    gate: GateTerms = DEFAULT_GATE
 
 
 def check_cohort(cohort: CohortPolicy) -> CohortPolicy:
@@ -154,6 +157,7 @@ def make_document(
         further_budgets=wish.budgets[1:],
         rules=wish.rules,
         limits=wish.limits,
+        gate=wish.gate,
     )
 
 

@@ -26,6 +26,7 @@ from prunefleet_shared.campaign import Campaign, CohortPolicy, Level, PrivacyTer
 from prunefleet_shared.decision_rules import DEFAULT_RULES, DecisionRules, why_rules_impossible
 from prunefleet_shared.documents import digest
 from prunefleet_shared.errors import ConfigError
+from prunefleet_shared.gate_terms import DEFAULT_GATE, GateTerms
 from prunefleet_shared.layout import MAX_LEVELS, CostTable, Layout, WidthCost, option_for_width
 from prunefleet_shared.limits import NO_LIMITS, Limits, why_unreachable
 from prunefleet_shared.masks import BoolArray, FloatArray, descending_order
@@ -128,6 +129,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
     further_budgets: Sequence[BudgetWish] = (),
     rules: DecisionRules = DEFAULT_RULES,
     limits: Limits = NO_LIMITS,
+    gate: GateTerms = DEFAULT_GATE,
 ) -> Campaign:
     """The campaign document, to be signed.
 
@@ -145,6 +147,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
         further_budgets: What must hold as well.
         rules: How a decision follows from the votes.
         limits: What every choice of widths must leave.
+        gate: What devices set the fleet's network against.
 
     Raises:
         ConfigError: Levels, units, rules or limits are out of range, or cannot be met (the operator's to mend).
@@ -167,6 +170,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
         rules=rules,
         further_tables=tuple(files.table(wish.unit) for wish in further_budgets),
         limits=limits,
+        gate=gate,
     )
     _check_reachable(campaign)
     return replace(campaign, public_options=_public_options(campaign, files.l1_scores_C))

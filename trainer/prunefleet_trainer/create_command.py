@@ -18,6 +18,7 @@ from prunefleet_shared.decision_rules import DecisionRules
 from prunefleet_shared.documents import public_bytes, sign_document
 from prunefleet_shared.durations import parse_duration_s
 from prunefleet_shared.errors import ConfigError, InputError
+from prunefleet_shared.gate_terms import GateTerms
 from prunefleet_shared.identity_folder import default_state, load_identity
 from prunefleet_shared.limits import Limits
 from prunefleet_shared.noise_terms import NoiseWish
@@ -72,6 +73,7 @@ class CreateOptions:
     round_to: int
     skip: list[str] | None
     tie: list[str] | None
+    gate_alternative: str
 
     @property
     def folder(self) -> Path:
@@ -161,6 +163,7 @@ def create_campaign(options: CreateOptions, say: Callable[[str], None]) -> dict[
         options.profile,
         options.rules,
         options.limits,
+        GateTerms(options.gate_alternative),
     )
     keys = asyncio.run(_keys(options))
     files = make_base(wish, say)
@@ -249,5 +252,6 @@ def _facts(campaign: Campaign, folder: Path) -> dict[str, Any]:
             for index, table in enumerate(campaign.further_tables)
         ],
         "rules": asdict(campaign.rules),
+        "gate_alternative": campaign.gate.alternative,
         "vote_bytes": campaign.vote_lanes.packed_bytes,
     }
