@@ -151,7 +151,7 @@ class _Device:
 
     def _gated(self, arm: str, shipped: Candidate) -> Row:
         fit = functools.partial(self._tuned, shipped)
-        kept, verdict = work.judge(fit, self._own_net, self._own, self._options)
+        kept, verdict, _ = work.judge(fit, self._own_net, None, self._own, self._options)
         return self._row(arm, kept) | {"is_accepted": int(verdict.accepted)}
 
     def _tuned(self, shipped: Candidate, samples: Samples) -> Candidate:

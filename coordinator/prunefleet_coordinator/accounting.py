@@ -1,9 +1,10 @@
 """The privacy ledger of a campaign in mode ``sum+dp``: what its sums have cost so far, and when it must stop.
 
-One **release** is one round: the vote, or the outcomes of a level. Cohorts of the same round share no device, so each
-device pays once, however many there are. A session that ended without a sum costs nothing: nobody saw more than masked
-vectors, and the next attempt draws fresh noise. Choosing the next level from earlier sums is free, too (adaptive
-composition: Mironov 2017, proposition 1).
+One **release** is one round: the vote, the outcomes of a level, or its rollout. Cohorts of the same round share no
+device, so each device pays once, however many there are. A level's canaries and its rollout share none either, and are
+counted as two all the same: the account does not rest on who was invited. A session that ended without a sum costs
+nothing: nobody saw more than masked vectors, and the next attempt draws fresh noise. Choosing the next level from
+earlier sums is free, too (adaptive composition: Mironov 2017, proposition 1).
 
 The account is the one every device makes (``privacy_budget``). :func:`library_epsilon` makes it a second time, with the
 accountant of the library dp-accounting, which knows nothing of ours but the noise multiplier.
@@ -35,7 +36,9 @@ class Release:
     level: int = 0
 
     def __str__(self) -> str:
-        return "the vote" if self.kind is SessionKind.VOTE else f"the outcomes of level {self.level}"
+        if self.kind is SessionKind.VOTE:
+            return "the vote"
+        return f"the {'outcomes' if self.kind is SessionKind.OUTCOME else 'rollout'} of level {self.level}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ def spending(campaign: Campaign, released: Sequence[Release]) -> Spending:
         ConfigError: The campaign adds no noise (its mode is not ``sum+dp``).
     """
     terms = _noise_terms(campaign)
-    num_outcomes = sum(release.kind is SessionKind.OUTCOME for release in released)
+    num_outcomes = sum(release.kind is not SessionKind.VOTE for release in released)
     return Spending(
         epsilon=epsilon_spent(campaign, released),
         replace_one_epsilon=epsilon_spent(campaign, released, swapped=True),
@@ -85,7 +88,7 @@ def why_exhausted(campaign: Campaign, released: Sequence[Release], wanted: Relea
     if wanted in released:
         return f"{wanted}: its sum is known already; a second one would count the same devices twice"
     after = [*released, wanted]
-    if sum(release.kind is SessionKind.OUTCOME for release in after) > terms.num_outcomes:
+    if sum(release.kind is not SessionKind.VOTE for release in after) > terms.num_outcomes:
         return f"{wanted}: the privacy budget covers {terms.num_outcomes} outcome sums, all are released"
     epsilon, most = epsilon_spent(campaign, after), terms.epsilon_milli / 1000
     if epsilon > most:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from prunefleet_coordinator.combination import MIN_COHORTS, CombinationRule
 from prunefleet_coordinator.session import OpenSession
 from prunefleet_coordinator.state import ENDINGS, ClosedCohort, ClosedRound
+from prunefleet_shared.acceptance import why_acceptance_impossible
 from prunefleet_shared.campaign import (
     PLAIN,
     PRIVACY_MODES,
@@ -31,7 +32,7 @@ from prunefleet_shared.documents import public_bytes
 from prunefleet_shared.errors import ConfigError, Rejection, RejectReason
 from prunefleet_shared.layout import MAX_LEVELS, NUM_WIDTH_OPTIONS
 from prunefleet_shared.limits import why_unreachable
-from prunefleet_shared.messages import CheckIn, Phase, Role, SumUp, Up
+from prunefleet_shared.messages import CheckIn, Phase, Role, SessionKind, SumUp, Up
 from prunefleet_shared.noise_terms import why_noise_impossible
 from prunefleet_shared.steering_terms import why_steering_impossible
 from prunefleet_shared.wire_limits import MAX_ATTEMPT
@@ -147,6 +148,7 @@ def why_campaign_impossible(campaign: Campaign) -> str | None:
         or _why_network_impossible(campaign)
         or _why_schedule_impossible(campaign)
         or _why_cohort_impossible(campaign)
+        or _why_acceptance_impossible(campaign)
         or _why_privacy_impossible(campaign)
         or _why_decisions_impossible(campaign)
     )
@@ -229,13 +231,24 @@ def _why_times_impossible(cohort: CohortPolicy) -> str | None:
     return None
 
 
+def _why_acceptance_impossible(campaign: Campaign) -> str | None:
+    terms = campaign.acceptance
+    if terms is None:
+        return None
+    if terms.canary_size and terms.canary_count > MAX_COHORTS:
+        return f"canaries are in 1 to {MAX_COHORTS} cohorts, got {terms.canary_count}"
+    return why_acceptance_impossible(terms, campaign.cohort.size)
+
+
 def _why_privacy_impossible(campaign: Campaign) -> str | None:
     privacy, cohort = campaign.privacy, campaign.cohort
     if privacy.mode not in PRIVACY_MODES:
         return f"privacy mode must be one of {', '.join(PRIVACY_MODES)}, got {privacy.mode[:40]!r}"
     if (privacy.noise is not None) != (privacy.mode == SUM_DP):
         return f"noise belongs to mode {SUM_DP}, and to no other; got mode {privacy.mode}"
-    why = None if privacy.mode == PLAIN else _why_roster_impossible(privacy, cohort)
+    canaries = campaign.cohort_of(SessionKind.OUTCOME)
+    rosters = () if privacy.mode == PLAIN else (cohort, canaries)
+    why = next((why for roster in rosters if (why := _why_roster_impossible(privacy, roster))), None)
     return why or why_noise_impossible(campaign)
 
 

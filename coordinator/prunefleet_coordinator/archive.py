@@ -9,7 +9,10 @@
     DIR/level-0/slim_base.json   signed: the trainer's answer
     DIR/level-0/steering.json    how the slim base was steered: the trainer's record, put there by the operator
     DIR/level-0/outcome.json     the outcomes' total, once measured
+    DIR/level-0/rollout.json     the rollout's total, where canaries had tried it first
     DIR/level-1/...
+    DIR/ruling-1.json            signed: which decision was promoted or rolled back; there, too, cohorts of
+    DIR/ruling-2.json            its outcome are in level-0/outcome_cohorts.json or level-0/rollout_cohorts.json
 
 A signed document is JSON with its payload as text inside, so that a person can read it and a signature survives it.
 """
@@ -19,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from prunefleet_coordinator.state import ClosedRound
 from prunefleet_coordinator.store import Store
 from prunefleet_shared import document_file
 from prunefleet_shared.documents import SignedDocument
@@ -31,8 +35,10 @@ COHORTS_FILE = "cohorts.json"
 DECISION_FILE = "decision.json"
 SLIM_BASE_FILE = "slim_base.json"
 STEERING_FILE = "steering.json"
-OUTCOME_FILE = "outcome.json"
+OUTCOME_FILE, OUTCOME_COHORTS_FILE = "outcome.json", "outcome_cohorts.json"
+ROLLOUT_FILE, ROLLOUT_COHORTS_FILE = "rollout.json", "rollout_cohorts.json"
 LEVEL_FOLDER = "level-"
+RULING_FILE = "ruling-{number}.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +63,21 @@ def write_run(directory: Path, store: Store, campaign_id: str) -> None:
     _write_signed(directory / CAMPAIGN_FILE, store.load_document(campaign_id, "campaign", 0))
     # The snapshot before the sums: whatever it names was stored before it, also while a server goes on writing.
     snapshot = store.load_snapshot(campaign_id)
-    vote = store.load_closed(campaign_id, SessionKind.VOTE, 0)
-    for decision in snapshot.decisions if snapshot else ():
+    if snapshot is None:
+        return
+    rounds = {(closed.kind, closed.level): closed for closed in snapshot.closed_rounds}
+    for decision in snapshot.decisions:
         level = decision.level
         folder = directory / f"{LEVEL_FOLDER}{level}"
         make_folder(folder)
-        outcome = store.load_closed(campaign_id, SessionKind.OUTCOME, level)
-        _write_total(folder / SUM_FILE, vote.total if vote else None)
-        if vote and vote.cohorts:
-            totals = CohortTotals(tuple(cohort.total for cohort in vote.cohorts))
-            document_file.write_document(folder / COHORTS_FILE, totals)
+        _write_round(folder, SUM_FILE, COHORTS_FILE, rounds.get((SessionKind.VOTE, 0)))
         _write_signed(folder / DECISION_FILE, store.load_document(campaign_id, "decision", level))
         _write_signed(folder / SLIM_BASE_FILE, store.load_document(campaign_id, "slim_base", level))
-        _write_total(folder / OUTCOME_FILE, outcome.total if outcome else None)
+        _write_round(folder, OUTCOME_FILE, OUTCOME_COHORTS_FILE, rounds.get((SessionKind.OUTCOME, level)))
+        _write_round(folder, ROLLOUT_FILE, ROLLOUT_COHORTS_FILE, rounds.get((SessionKind.ROLLOUT, level)))
+    for ruling in snapshot.rulings:
+        path = directory / RULING_FILE.format(number=ruling.number)
+        _write_signed(path, store.load_document(campaign_id, "ruling", ruling.number))
 
 
 def make_folder(folder: Path) -> None:
@@ -128,6 +136,9 @@ def _write_signed(path: Path, signed: SignedDocument | None) -> None:
         document_file.write_signed(path, signed)
 
 
-def _write_total(path: Path, total: Total | None) -> None:
-    if total:
-        document_file.write_document(path, total)
+def _write_round(folder: Path, file: str, cohorts_file: str, closed: ClosedRound | None) -> None:
+    if closed:
+        document_file.write_document(folder / file, closed.total)
+    if closed and closed.cohorts:
+        totals = CohortTotals(tuple(cohort.total for cohort in closed.cohorts))
+        document_file.write_document(folder / cohorts_file, totals)

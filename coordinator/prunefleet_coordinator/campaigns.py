@@ -20,12 +20,13 @@ from prunefleet_coordinator.changes import Changes
 from prunefleet_coordinator.models import Models
 from prunefleet_coordinator.runner import POLL_S, CoordinatorRunner
 from prunefleet_coordinator.session import DEFER_MS
+from prunefleet_coordinator.signers import Signers
 from prunefleet_coordinator.state import ENDINGS
 from prunefleet_coordinator.status import live_status, load_past_status
 from prunefleet_coordinator.store import Blobs, Store
 from prunefleet_coordinator.watch import Fact
 from prunefleet_shared.campaign import PLAIN, Campaign, SlimBase
-from prunefleet_shared.documents import SignedDocument, digest, open_document, public_bytes, read_document
+from prunefleet_shared.documents import SignedDocument, open_document, public_bytes, read_document
 from prunefleet_shared.errors import (
     CarrierError,
     ConfigError,
@@ -70,8 +71,6 @@ STORE_REST_S = 1.0
 """Between two tries to keep a deadline while the store fails."""
 NO_CAMPAIGN_MS = 30_000
 """How long a device stays away while no campaign runs for it: an idle fleet must cost little, and fill no audit."""
-LEARN_EVERY_S = 5.0
-"""Between two questions who the operators are: whoever signs with a strange key shall not keep us busy."""
 T = TypeVar("T")
 
 
@@ -115,7 +114,7 @@ class Campaigns:
         allow_plain: bool = False,
     ) -> None:
         self._store, self._blobs = store, blobs
-        self._operator_keys = operator_keys
+        self._signers = Signers(operator_keys, learn_operators, clock)
         self._signing_key = signing_key
         self._clock = clock
         self._new_session_id = new_session_id
@@ -123,8 +122,6 @@ class Campaigns:
         self._deny_list_age_ms = deny_list_age_ms
         self._authority_is_built_in = authority_is_built_in
         self._on_event = on_event
-        self._learn_operators = learn_operators
-        self._learned_s: float | None = None
         self._members, self._allow_plain = members, allow_plain
         self._models = Models(blobs)
         self._changes = Changes()
@@ -168,13 +165,22 @@ class Campaigns:
 
     def _resume(self, campaign_id: str) -> None:
         snapshot = self._store.load_snapshot(campaign_id)
-        if snapshot is None or snapshot.phase not in ENDINGS:
-            signed = self._store.load_document(campaign_id, "campaign", 0)
-            if signed is None:
-                msg = f"campaign {campaign_id}: its document is missing from the store; restore a backup"
-                raise ConfigError(msg)
-            if self._carry_out(signed).campaign.privacy.mode == PLAIN and not self._allow_plain:
-                raise ConfigError(f"campaign {campaign_id} is plain, and others can reach us; say --allow-plain")
+        has_ended = snapshot is not None and snapshot.phase in ENDINGS
+        if snapshot is not None and has_ended and not snapshot.rulings:
+            return
+        signed = self._store.load_document(campaign_id, "campaign", 0)
+        if signed is None:
+            msg = f"campaign {campaign_id}: its document is missing from the store; restore a backup"
+            raise ConfigError(msg)
+        try:  # what was ruled in a campaign that has ended is still to be told to devices that slept
+            mode = self._carry_out(signed).campaign.privacy.mode
+        except ConfigError as error:
+            if not has_ended:
+                raise
+            _log.warning("campaign %s has ended, and its rulings are told no more: %s", campaign_id, error)
+            return
+        if mode == PLAIN and not self._allow_plain and not has_ended:
+            raise ConfigError(f"campaign {campaign_id} is plain, and others can reach us; say --allow-plain")
 
     def _carry_out(self, signed: SignedDocument) -> CoordinatorRunner:
         runner = CoordinatorRunner(
@@ -220,8 +226,8 @@ class Campaigns:
     async def _dispatch(self, peer: Peer, message: Up) -> Down:
         answer: Down
         match message:
-            case GetCampaign(device_class):
-                answer = await self._offer_campaign(device_class)
+            case GetCampaign(device_class, ended_campaign_id):
+                answer = await self._offer_campaign(device_class, ended_campaign_id)
             case AwaitDecision(""):
                 answer = await self._offer_any_decision(peer)
             case CheckIn(campaign_id=campaign_id) | AwaitDecision(campaign_id):
@@ -252,8 +258,8 @@ class Campaigns:
                 msg = f"a {type(message).__name__} is not for a coordinator"
                 raise LocalProtocolError(msg)
 
-    async def _offer_campaign(self, device_class: str) -> Down:
-        runner = await self._wait_for(lambda: self._live_for(device_class))
+    async def _offer_campaign(self, device_class: str, ended_id: str) -> Down:
+        runner = await self._wait_for(lambda: self._offered_for(device_class, ended_id))
         return CampaignOffer(runner.campaign_signed) if runner else ComeBack(NO_CAMPAIGN_MS, Awaited.OPERATOR)
 
     async def _offer_any_decision(self, peer: Peer) -> Down:
@@ -298,7 +304,7 @@ class Campaigns:
     # --- starting ------------------------------------------------------------------------------------------------
 
     async def _start(self, peer: Peer, signed: SignedDocument) -> Down:
-        await self._check_signer(signed)
+        await self._signers.check(signed)
         campaign = open_document(signed, "campaign", Campaign, signed.public_key)
         known = self._store.load_document(campaign.campaign_id, "campaign", 0)
         if known is not None and known.payload != signed.payload:
@@ -314,20 +320,6 @@ class Campaigns:
             facts: dict[str, Fact] = {"device_class": campaign.device_class, "operator_id": peer.peer_id}
             self._on_event(campaign.campaign_id, "started", facts)
         return Stored()
-
-    async def _check_signer(self, signed: SignedDocument) -> None:
-        if signed.public_key in self._operator_keys():
-            return
-        now_s = self._clock()
-        if self._learn_operators and (self._learned_s is None or now_s - self._learned_s >= LEARN_EVERY_S):
-            self._learned_s = now_s
-            await self._learn_operators()
-        if signed.public_key not in self._operator_keys():
-            expected = f"a campaign signed by one of {len(self._operator_keys())} operators"
-            got = f"one by key {digest(signed.public_key)[:12]}"
-            raise reject(
-                RejectReason.BAD_SIGNATURE, expected=expected, got=got, remedy="sign it with an operator's key"
-            )
 
     def _check_startable(self, campaign: Campaign) -> None:
         own_key = public_bytes(self._signing_key.public_key()).hex()
@@ -348,6 +340,12 @@ class Campaigns:
     def _live_for(self, device_class: str) -> CoordinatorRunner | None:
         runner = self._runners.get(device_class)
         return None if runner is None or runner.has_ended else runner
+
+    def _offered_for(self, device_class: str, ended_id: str) -> CoordinatorRunner | None:
+        """The campaign that runs, or the last one, if a device that has not heard its end may have to hear a ruling."""
+        last = self._runners.get(device_class)
+        is_told = last is None or not last.has_rulings or last.campaign.campaign_id == ended_id
+        return self._live_for(device_class) or (None if is_told else last)
 
     def _retraining(self, turn: int) -> CoordinatorRunner | None:
         """A campaign that awaits a slim base; another one each turn, if there are several."""

@@ -145,7 +145,7 @@ def replay(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, or one that holds several runs.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the decisions as JSON.")] = False,
 ) -> None:
-    """Recompute every decision below DIR from its stored sum, and fail unless each one agrees bit for bit."""
+    """Recompute every decision and ruling below DIR from the stored sums, and fail unless each agrees bit for bit."""
     from prunefleet_coordinator.replay import replay as replay_directory
 
     if not directory.is_dir():
@@ -173,7 +173,11 @@ def _as_json(decisions: list[ReplayedDecision]) -> str:
 
 
 def _as_text(decisions: list[ReplayedDecision]) -> str:
-    lines = [f"{d.path}: agrees, {d.num_devices} devices, fingerprint {d.fingerprint[:16]}" for d in decisions]
+    ruled = {None: "", True: ", promoted", False: ", rolled back"}
+    lines = [
+        f"{d.path}: agrees, {d.num_devices} devices, fingerprint {d.fingerprint[:16]}{ruled[d.is_promoted]}"
+        for d in decisions
+    ]
     keys = sorted({d.public_key_digest[:16] for d in decisions})
     plural = "" if len(lines) == 1 else "s"
     return "\n".join([*lines, f"{len(lines)} decision{plural} replayed, all agree; signed with {', '.join(keys)}"])

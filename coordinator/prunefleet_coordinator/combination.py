@@ -28,13 +28,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from prunefleet_shared.campaign import MIN_ROBUST_COHORTS
 from prunefleet_shared.errors import ConfigError, LocalProtocolError
 from prunefleet_shared.lanes import LaneRule, LaneTable
 from prunefleet_shared.masks import IntArray
 from prunefleet_shared.messages import Total
 
-MIN_COHORTS = 3
-"""Of fewer cohorts there is no middle that a single bad one cannot move."""
+MIN_COHORTS = MIN_ROBUST_COHORTS
 TRIM_DIVISOR = 4
 """The trimmed mean leaves out a quarter of the cohorts at each end, at least one."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunefleet_coordinator.state import ClosedRound, Snapshot
+from prunefleet_shared.acceptance import Ruling
 from prunefleet_shared.campaign import Decision, SlimBase
 from prunefleet_shared.errors import Rejection
 from prunefleet_shared.messages import Awaited, CheckIn, Control, Ending, SessionKind, SumDown, SumUp
@@ -71,11 +72,12 @@ class SaveSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class SaveClosing:
-    """Store the sum of a closed session, the snapshot after it and the decision it led to, in one transaction."""
+    """Store a round's sum, the snapshot after it, the decision it led to and what was ruled, in one transaction."""
 
     closed: ClosedRound
     snapshot: Snapshot
     decision: Decision | None
+    ruling: Ruling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,14 @@ class OfferDecision:
 
 
 @dataclass(frozen=True, slots=True)
+class OfferRuling:
+    """Tell the device what was ruled last; the runner attaches the network that is for all, if there is one."""
+
+    peer_id: str
+    ruling: Ruling
+
+
+@dataclass(frozen=True, slots=True)
 class AcceptSlimBase:
     """Tell the trainer that its slim base is stored."""
 
@@ -169,7 +179,7 @@ class AcceptControl:
     control: Control
 
 
-Answer = Invite | Defer | End | Reply | Reject | OfferDecision | AcceptSlimBase | AcceptControl
+Answer = Invite | Defer | End | Reply | Reject | OfferDecision | OfferRuling | AcceptSlimBase | AcceptControl
 
 # --- commands: tell whoever watches ----------------------------------------------------------------------------------
 
@@ -196,6 +206,13 @@ class AnnounceDecision:
     """A decision was made and is stored."""
 
     decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceRuling:
+    """A decision was promoted or rolled back; the ruling is stored."""
+
+    ruling: Ruling
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +251,7 @@ Announcement = (
     AnnounceJoined
     | AnnounceStage
     | AnnounceDecision
+    | AnnounceRuling
     | AnnounceAbandoned
     | AnnounceEnd
     | AnnouncePaused

@@ -116,7 +116,7 @@ def why_deferred(
         return Defer(device_id, DEFER_MS, Awaited.DEVICES)
     if snapshot.is_paused:
         return Defer(device_id, PAUSED_DEFER_MS, Awaited.OPERATOR)
-    if is_left_out or not gathering.has_room(device_id, num_unopened):
+    if is_left_out or snapshot.has_asked(device_id) or not gathering.has_room(device_id, num_unopened):
         return Defer(device_id, gathering.turn_over_ms(now_s), Awaited.NOTHING, is_held=False)
     return None
 
@@ -135,4 +135,6 @@ def progress_of(snapshot: Snapshot, gathering: Gathering, awaited: Awaited, sinc
         awaited_ids=tuple(sorted({name for session in sessions for name in session.awaited})),
         since_s=since_s,
         deadline_s=gathering.next_deadline_s,
+        kind=snapshot.kind,
+        rulings=snapshot.rulings,
     )

@@ -88,7 +88,7 @@ def describe(campaign: Campaign, *, is_authority_built_in: bool) -> PrivacyRepor
     """The report of a verified campaign; takes a second at most."""
     cohort, terms = campaign.cohort, campaign.privacy
     is_private = terms.mode != PLAIN
-    fewest = max(terms.min_devices, cohort.quorum)
+    fewest = max(terms.min_devices, min(campaign.cohort_of(kind).quorum for kind in SessionKind))
     return PrivacyReport(
         campaign_id=campaign.campaign_id,
         mode=terms.mode,

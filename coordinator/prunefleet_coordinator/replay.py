@@ -1,18 +1,21 @@
 """Recomputes every decision of a run from what is stored beside it, and says exactly where one does not follow.
 
 It reads nothing but the directory given and trusts nothing in it but arithmetic: the campaign must carry a signature
-that fits itself, decisions and slim bases must be signed with the keys that it names, and a decision must follow, field
-by field, from the stored sum.
+that fits itself, decisions, rulings and slim bases must be signed with the keys that it names, and a decision must
+follow, field by field, from the stored sum. So must a ruling from the sums of its outcome and from the rulings before
+it; and only levels may have been decided and rolled out that the search asked for, in the order of the rulings.
 Whether that key is the operator's is for the reader to check: ``ReplayedDecision.public_key_digest`` names it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from prunefleet_coordinator.accounting import Release
 from prunefleet_coordinator.admission import why_campaign_impossible
 from prunefleet_coordinator.aggregation import decide, margins_milli
 from prunefleet_coordinator.archive import (
@@ -20,7 +23,11 @@ from prunefleet_coordinator.archive import (
     COHORTS_FILE,
     DECISION_FILE,
     LEVEL_FOLDER,
+    OUTCOME_COHORTS_FILE,
     OUTCOME_FILE,
+    ROLLOUT_COHORTS_FILE,
+    ROLLOUT_FILE,
+    RULING_FILE,
     SLIM_BASE_FILE,
     STEERING_FILE,
     SUM_FILE,
@@ -28,7 +35,10 @@ from prunefleet_coordinator.archive import (
     read_signed,
     read_total,
 )
+from prunefleet_coordinator.ruling import Trial, next_act, rule
+from prunefleet_coordinator.search import Act, Step
 from prunefleet_coordinator.totals import combined_total, why_total_impossible
+from prunefleet_shared.acceptance import Ruling
 from prunefleet_shared.campaign import Campaign, Decision, SlimBase
 from prunefleet_shared.document_file import read_document_file
 from prunefleet_shared.documents import SignedDocument, digest, open_document
@@ -37,6 +47,7 @@ from prunefleet_shared.messages import SessionKind, Total
 from prunefleet_shared.steering_record import SteeringRecord, record_digest, why_record_wrong
 
 T = TypeVar("T")
+VOTE_RELEASE = Release(SessionKind.VOTE)
 _SHOWN_CHARACTERS = 80
 
 
@@ -54,6 +65,7 @@ class ReplayedDecision:
         public_key_digest: SHA-256 (hex) of the campaign's public key (DER).
         margins_milli: For each group, by how much the votes prefer the last kept channel to the first one left out, in
             thousandths of one device's largest possible say; None where none is left out.
+        is_promoted: What was ruled of it last; None when nothing was.
     """
 
     path: str
@@ -64,6 +76,7 @@ class ReplayedDecision:
     fingerprint: str
     public_key_digest: str
     margins_milli: tuple[int | None, ...]
+    is_promoted: bool | None = None
 
 
 def replay(directory: Path) -> list[ReplayedDecision]:
@@ -78,10 +91,66 @@ def replay(directory: Path) -> list[ReplayedDecision]:
     """
     folders = {path for path in directory.rglob(f"{LEVEL_FOLDER}*") if path.is_dir()}
     folders |= {path.parent for path in directory.rglob(DECISION_FILE)}
-    return [_replay_level(folder, directory) for folder in sorted(folders)]
+    runs = {folder.parent for folder in folders}
+    promoted = {run: _replay_rulings(run) for run in sorted(runs)}
+    return [_replay_level(folder, directory, promoted[folder.parent]) for folder in sorted(folders)]
 
 
-def _replay_level(folder: Path, directory: Path) -> ReplayedDecision:
+def _replay_rulings(run: Path) -> dict[int, bool]:
+    """Recompute every ruling of a run; returns, by level, whether it was promoted when it was last ruled on."""
+    _, campaign = _read_campaign(run / CAMPAIGN_FILE)
+    num_files = len(list(run.glob(RULING_FILE.format(number="*"))))
+    num_sums = len([*run.rglob(OUTCOME_FILE), *run.rglob(ROLLOUT_FILE)]) if campaign.acceptance else 0
+    if num_files != num_sums:
+        msg = f"{run}: {num_sums} sums of outcomes are to be ruled on, there are {num_files} rulings"
+        raise ReplayError(msg)
+    rulings: list[Ruling] = []
+    step, released = next_act(campaign, (), [VOTE_RELEASE]), [VOTE_RELEASE]
+    for number in range(1, num_files + 1):
+        path = run / RULING_FILE.format(number=number)
+        got = _open(path, "ruling", Ruling, bytes.fromhex(campaign.decision_key))
+        kind = SessionKind.ROLLOUT if step.act is Act.ROLL_OUT else SessionKind.OUTCOME
+        if step.act is Act.END:
+            raise _disagrees(path, "number", "the search's end", f"ruling {number}")
+        released.append(Release(kind, step.level))
+        trial = _read_trial(run, campaign, kind, step.level)
+        expected, step = rule(campaign, trial, rulings, released)
+        _compare(path, expected, got)
+        rulings.append(got)
+    _check_decided(run, campaign, rulings, step)
+    return {ruling.level: ruling.is_promoted for ruling in rulings}
+
+
+def _read_trial(run: Path, campaign: Campaign, kind: SessionKind, level: int) -> Trial:
+    """What was tried next, as the search has it, from the level's folder."""
+    is_rollout = kind is SessionKind.ROLLOUT
+    file, cohorts_file = (ROLLOUT_FILE, ROLLOUT_COHORTS_FILE) if is_rollout else (OUTCOME_FILE, OUTCOME_COHORTS_FILE)
+    folder = run / f"{LEVEL_FOLDER}{level}"
+    decision = _open(folder / DECISION_FILE, "decision", Decision, bytes.fromhex(campaign.decision_key))
+    total, cohorts = read_total(folder / file), read_cohorts(folder / cohorts_file)
+    totals = cohorts.totals if cohorts else (total,)
+    try:
+        combined = combined_total(campaign, kind, totals)
+    except (LocalProtocolError, ConfigError) as error:
+        msg = f"{folder / file}: no devices could have made this sum: {error}"
+        raise ReplayError(msg) from None
+    if combined != total:
+        msg = f"{folder / file}: it is not what the cohorts beside it come to"
+        raise ReplayError(msg)
+    return Trial(decision, kind, totals)
+
+
+def _check_decided(run: Path, campaign: Campaign, rulings: Sequence[Ruling], step: Step) -> None:
+    """Only levels may have been decided that the search has asked for."""
+    if campaign.acceptance is None:
+        return
+    asked = {ruling.level for ruling in rulings} | ({step.level} if step.act is Act.TRY else set())
+    for path in sorted(run.glob(f"{LEVEL_FOLDER}*")):
+        if path.name not in {f"{LEVEL_FOLDER}{level}" for level in asked}:
+            raise _disagrees(path, "level", f"one of {sorted(asked)}", path.name)
+
+
+def _replay_level(folder: Path, directory: Path, promoted: Mapping[int, bool]) -> ReplayedDecision:
     campaign_signed, campaign = _read_campaign(folder.parent / CAMPAIGN_FILE)
     decision_path = folder / DECISION_FILE
     decision = _open(decision_path, "decision", Decision, bytes.fromhex(campaign.decision_key))
@@ -101,6 +170,7 @@ def _replay_level(folder: Path, directory: Path) -> ReplayedDecision:
         fingerprint=decision.fingerprint,
         public_key_digest=digest(campaign_signed.public_key),
         margins_milli=margins_milli(campaign, vote_total, decision),
+        is_promoted=promoted.get(decision.level),
     )
 
 
@@ -134,8 +204,8 @@ def _recomputed(sum_path: Path, total: Total, campaign: Campaign, level: int) ->
         raise ReplayError(msg) from None
 
 
-def _compare(path: Path, expected: Decision, got: Decision) -> None:
-    for field in dataclasses.fields(Decision):
+def _compare(path: Path, expected: Decision | Ruling, got: Decision | Ruling) -> None:
+    for field in dataclasses.fields(expected):
         wanted, found = getattr(expected, field.name), getattr(got, field.name)
         if wanted != found:
             raise _disagrees(path, field.name, wanted, found)

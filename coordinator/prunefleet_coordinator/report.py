@@ -8,7 +8,14 @@ from importlib.metadata import version
 import numpy as np
 
 from prunefleet_coordinator.report_model import FleetFacts, PhaseName, Report, Round
-from prunefleet_coordinator.report_parts import contribution_of, decision_record, group_tallies, round_of, setting_of
+from prunefleet_coordinator.report_parts import (
+    contribution_of,
+    decision_record,
+    group_tallies,
+    round_of,
+    ruling_record,
+    setting_of,
+)
 from prunefleet_coordinator.state import Snapshot
 from prunefleet_coordinator.store import Store
 from prunefleet_shared import __version__
@@ -26,6 +33,7 @@ _PHASES: dict[Phase, PhaseName] = {
     Phase.VOTING: "voting",
     Phase.RETRAINING: "retraining",
     Phase.MEASURING: "measuring",
+    Phase.ROLLING_OUT: "rolling_out",
     Phase.COMPLETED: "completed",
     Phase.FAILED: "failed",
     Phase.STOPPED: "stopped",
@@ -57,7 +65,7 @@ def campaign_report(store: Store, campaign_id: str, *, is_authority_built_in: bo
         setting=setting_of(campaign),
         fleet=_fleet(campaign, snapshot, total, is_authority_built_in=is_authority_built_in),
         contribution=contribution_of(campaign),
-        rounds=[_round(store, campaign, total, decision) for decision in snapshot.decisions] if total else [],
+        rounds=[_round(store, campaign, snapshot, total, decision) for decision in snapshot.decisions] if total else [],
         decisions=[
             decision_record(campaign, total, decision, _signed(store, campaign_id, decision.level))
             for decision in snapshot.decisions
@@ -87,10 +95,12 @@ def _signed(store: Store, campaign_id: str, level: int) -> SignedDocument:
     return signed
 
 
-def _round(store: Store, campaign: Campaign, vote_total: Total, decision: Decision) -> Round:
+def _round(store: Store, campaign: Campaign, snapshot: Snapshot, vote_total: Total, decision: Decision) -> Round:
     closed = store.load_closed(campaign.campaign_id, SessionKind.OUTCOME, decision.level)
     outcome = read_outcome(np.asarray(closed.total.lanes, dtype=np.int64)) if closed else None
-    return round_of(campaign, decision.level, vote_total, outcome)
+    rulings = [ruling_record(ruling) for ruling in snapshot.rulings if ruling.level == decision.level]
+    told = round_of(campaign, decision.level, vote_total, outcome)
+    return told.model_copy(update={"rulings": rulings}) if campaign.acceptance else told
 
 
 def _fleet(

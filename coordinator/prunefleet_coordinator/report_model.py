@@ -27,8 +27,9 @@ PairName = Literal[
 ]
 SessionName = Literal["vote", "outcome"]
 Effect = Literal["added", "nothing", "hurt"]
-PhaseName = Literal["voting", "retraining", "measuring", "completed", "failed", "stopped"]
+PhaseName = Literal["voting", "retraining", "measuring", "rolling_out", "completed", "failed", "stopped"]
 """The phases of a campaign by their names in lower case."""
+RulingReasonName = Literal["held", "too_many_worse", "within_noise"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Difference = Annotated[float, Field(ge=-1, le=1)]
@@ -139,13 +140,25 @@ class RoundOutcome(_Part):
     accepted: Count
     accuracy_gain: Histogram
     latency_ratio: Histogram
+    gain_over_dense: Histogram | None = None
+
+
+class RulingRecord(_Part):
+    """What was ruled of a decision, by its canaries and, if there was one, by its rollout."""
+
+    is_rollout: bool
+    is_promoted: bool
+    reason: RulingReasonName
+    num_devices: Count
+    num_worse: int
+    max_worse: Count
 
 
 class Round(_Part):
     """One level that was decided (of one seed, in a simulation).
 
-    ``outcome`` is null until the outcome session has closed. ``gate_accept_rate`` is accepted ÷ finished; null when no
-    device finished.
+    ``outcome`` is null until the outcome session has closed, ``rulings`` where nothing is judged. ``gate_accept_rate``
+    is accepted ÷ finished; null when no device finished.
     """
 
     seed: int | None = None
@@ -155,6 +168,7 @@ class Round(_Part):
     channel_agreement: Share
     gate_accept_rate: Share | None
     outcome: RoundOutcome | None
+    rulings: list[RulingRecord] | None = None
 
 
 class SteeringFacts(_Part):

@@ -18,16 +18,19 @@ from prunefleet_coordinator.report_model import (
     GroupTally,
     Round,
     RoundOutcome,
+    RulingReasonName,
+    RulingRecord,
     SessionName,
     Setting,
 )
+from prunefleet_shared.acceptance import Ruling, RulingReason
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.documents import SignedDocument
 from prunefleet_shared.lanes import LaneBlock, LaneTable, grade_lane, width_lane
 from prunefleet_shared.layout import NUM_WIDTH_OPTIONS
 from prunefleet_shared.masks import NUM_MASKS, IntArray, grades_by_rank, half_mask
-from prunefleet_shared.messages import Total
-from prunefleet_shared.metrics import NUM_BINS, OUTCOME_LANES, OutcomeTally
+from prunefleet_shared.messages import SessionKind, Total
+from prunefleet_shared.metrics import NUM_BINS, OutcomeTally
 
 _MEANINGS = {
     "grade": "Graded mask: in how many of 7 nested masks each channel survives (0 to 7); with noise, in one.",
@@ -37,6 +40,7 @@ _MEANINGS = {
     "finished": "Finished fine-tuning: yes or no.",
     "accepted": "Kept the fleet's network: yes or no.",
     "accuracy_gain": f"Accuracy gained over its own choice: one of {NUM_BINS} bins.",
+    "gain_over_dense": f"Accuracy of the network it kept over its dense copy's: one of {NUM_BINS} bins.",
     "latency_ratio": f"Latency against the dense network: one of {NUM_BINS} bins.",
 }
 
@@ -62,11 +66,12 @@ def setting_of(campaign: Campaign, preset: str | None = None, *, is_retrained: b
 
 def contribution_of(campaign: Campaign) -> Contribution:
     """What one device contributes over the whole campaign, in words, numbers and bits."""
+    outcome_lanes = campaign.lanes_of(SessionKind.OUTCOME)
     return Contribution(
         vote_bytes=campaign.vote_lanes.packed_bytes,
-        outcome_bytes=OUTCOME_LANES.packed_bytes,
+        outcome_bytes=outcome_lanes.packed_bytes,
         num_outcomes=len(campaign.levels),
-        parts=_parts("vote", campaign.vote_lanes.blocks) + _parts("outcome", OUTCOME_LANES.blocks),
+        parts=_parts("vote", campaign.vote_lanes.blocks) + _parts("outcome", outcome_lanes.blocks),
     )
 
 
@@ -121,6 +126,24 @@ def _outcome(outcome: OutcomeTally) -> RoundOutcome:
         accepted=max(0, outcome.accepted),
         accuracy_gain=[max(0, count) for count in outcome.accuracy_gain],
         latency_ratio=[max(0, count) for count in outcome.latency_ratio],
+        gain_over_dense=[max(0, count) for count in outcome.gain_over_dense] or None,
+    )
+
+
+def ruling_record(ruling: Ruling) -> RulingRecord:
+    """What was ruled of a decision."""
+    reason: dict[RulingReason, RulingReasonName] = {
+        RulingReason.HELD: "held",
+        RulingReason.TOO_MANY_WORSE: "too_many_worse",
+        RulingReason.WITHIN_NOISE: "within_noise",
+    }
+    return RulingRecord(
+        is_rollout=ruling.is_rollout,
+        is_promoted=ruling.is_promoted,
+        reason=reason[ruling.reason],
+        num_devices=ruling.num_devices,
+        num_worse=ruling.num_worse,
+        max_worse=ruling.max_worse,
     )
 
 

@@ -13,6 +13,11 @@ The story: devices vote once, for all levels (VOTING). The sum yields the decisi
 a slim base (RETRAINING); devices say how it went (MEASURING); then the stored votes yield the decision of the next
 level, until the schedule is done (COMPLETED) or a round ran out of attempts (FAILED). ``state`` has the table.
 
+In a campaign with an accuracy floor each outcome is ruled on: the decision is promoted, or rolled back (``judging``).
+What was ruled says which level is tried next (``search``), or, where canaries try first, that the smallest network that
+they hold is rolled out to others (ROLLING_OUT), is ruled on again, and then goes to every device that checks in. A
+device hears the last ruling before anything else, the end included.
+
 A round is over one cohort or several (``cohort.count``), each summed in a session of its own; ``gathering`` says who is
 in which. A session opens with a ready device that checks in and invites ``cohort.max_invited`` devices, a few more than
 it needs. Once ``cohort.size`` of them have joined, or at its deadline with a quorum, nobody else is taken; the private
@@ -36,20 +41,16 @@ from prunefleet_coordinator.admission import (
     why_campaign_id_rejected,
     why_campaign_impossible,
     why_check_in_rejected,
-    why_control_rejected,
     why_slim_base_rejected,
     why_sum_message_rejected,
 )
 from prunefleet_coordinator.closing import close_round
+from prunefleet_coordinator.control import controlled
 from prunefleet_coordinator.events import (
-    AcceptControl,
     AcceptSlimBase,
     AnnounceAbandoned,
-    AnnounceDecision,
     AnnounceEnd,
     AnnounceJoined,
-    AnnouncePaused,
-    AnnounceResumed,
     AnnounceStage,
     Command,
     Defer,
@@ -58,11 +59,11 @@ from prunefleet_coordinator.events import (
     Event,
     Invite,
     OfferDecision,
+    OfferRuling,
     OperatorControlled,
     Reject,
     Reply,
     Save,
-    SaveClosing,
     SaveSlimBase,
     SaveSnapshot,
     SlimBasePublished,
@@ -81,9 +82,9 @@ from prunefleet_coordinator.state import (
     are_attempts_spent,
 )
 from prunefleet_coordinator.totals import fewest_cohorts, total_of
-from prunefleet_shared.campaign import Campaign, Decision
+from prunefleet_shared.campaign import Campaign, CohortPolicy, Decision
 from prunefleet_shared.errors import ConfigError, LocalProtocolError, RemoteProtocolError
-from prunefleet_shared.messages import Awaited, Control, Ending, Phase, Readiness, SessionKind
+from prunefleet_shared.messages import Awaited, Ending, Phase, Readiness
 from prunefleet_shared.private_sum import SessionFacts, open_coordinator_sum
 from prunefleet_shared.secure_sum.roster import Members
 from prunefleet_shared.secure_sum.stages import Stage, SumFailedError
@@ -126,8 +127,9 @@ class CampaignRound:
         self._new_session_id = new_session_id
         self._state = snapshot or Snapshot(campaign.campaign_id)
         self._members = members
-        self._gathering = Gathering(campaign.cohort.max_invited, random_below)
-        self._left_out: set[str] = set()
+        self._random_below = random_below
+        self._gathering = Gathering(self._cohort.max_invited, random_below)
+        self._left_out: set[tuple[bool, int, str]] = set()
         self._abandoned_ids: set[str] = set()
         self._now_s = -math.inf
         self._waits_for: tuple[Awaited, str] | None = None
@@ -142,6 +144,11 @@ class CampaignRound:
     def next_deadline_s(self) -> float | None:
         """When to call :meth:`tick` next; None when no session is open."""
         return self._gathering.next_deadline_s
+
+    @property
+    def _cohort(self) -> CohortPolicy:
+        """Whom the sessions of the round at hand wait for."""
+        return self._campaign.cohort_of(self._state.kind)
 
     @property
     def has_ended(self) -> bool:
@@ -227,23 +234,29 @@ class CampaignRound:
         rejection = why_check_in_rejected(self._campaign.campaign_id, self._layout_fingerprint, check_in)
         if rejection:
             return [Reject(device_id, rejection)]
+        if check_in.readiness is Readiness.READY and check_in.rulings_heard < len(self._state.rulings):
+            return [OfferRuling(device_id, self._state.rulings[-1])]
         if self.has_ended:
             return [End(device_id, ENDINGS[self._state.phase])]
         if self._state.phase is Phase.RETRAINING:
             return [Defer(device_id, DEFER_MS, Awaited.TRAINER)]
         if check_in.readiness is not Readiness.READY:
             return [Defer(device_id, DEFER_MS, Awaited.DEVICES)]
-        is_left_out, num_unopened = device_id in self._left_out, self._num_unopened
+        is_left_out, num_unopened = self._left_out_key(device_id) in self._left_out, self._num_unopened
         deferral = why_deferred(device_id, self._gathering, self._state, num_unopened, now_s, is_left_out=is_left_out)
         return [deferral] if deferral else self._invite(device_id, now_s)
+
+    def _left_out_key(self, device_id: str) -> tuple[bool, int, str]:
+        """Who gave its say on a level's outcome away says nothing in that level's rollout, either."""
+        return self._state.phase is Phase.VOTING, self._state.level, device_id
 
     @property
     def _num_unopened(self) -> int:
         """Sessions that may be opened now."""
         # A restart loses what was open; with all attempts spent by then, the round still needs one to end it.
-        if self._gathering and are_attempts_spent(self._state, self._campaign.cohort):
+        if self._gathering and are_attempts_spent(self._state, self._cohort):
             return 0
-        return self._campaign.cohort.count - len(self._state.closed_cohorts) - len(self._gathering)
+        return self._cohort.count - len(self._state.closed_cohorts) - len(self._gathering)
 
     def _invite(self, device_id: str, now_s: float) -> list[Command]:
         opening: list[Command] = []
@@ -261,11 +274,10 @@ class CampaignRound:
 
     def _open_session(self, now_s: float) -> OpenSession:
         state, attempt = self._state, self._state.attempts_opened + 1
-        decision = state.decisions[-1] if state.kind is SessionKind.OUTCOME else None
-        facts = SessionFacts(self._new_session_id(), state.kind, state.level, attempt, decision)
+        facts = SessionFacts(self._new_session_id(), state.kind, state.level, attempt, state.decision)
         cohort_sum = open_coordinator_sum(self._campaign, facts, self._members)
         self._state = replace(state, attempts_opened=attempt)
-        return OpenSession(facts, now_s + self._campaign.cohort.deadline_ms / 1000, cohort_sum)
+        return OpenSession(facts, now_s + self._cohort.deadline_ms / 1000, cohort_sum)
 
     # --- open sessions --------------------------------------------------------------------------------------------
 
@@ -303,7 +315,7 @@ class CampaignRound:
         cohort_sum = session.cohort_sum
         if cohort_sum.stage is Stage.DONE:
             return self._close(session)
-        session.deadline_s = now_s + self._campaign.cohort.stage_ms / 1000
+        session.deadline_s = now_s + self._cohort.stage_ms / 1000
         return [AnnounceStage(session.session_id, cohort_sum.stage, len(cohort_sum.awaited))]
 
     def _trainer_asked(self, event: TrainerAsked) -> Command:
@@ -329,31 +341,15 @@ class CampaignRound:
         return [SaveSlimBase(slim_base, self._state), accept]
 
     def _operator_controlled(self, event: OperatorControlled) -> list[Command]:
-        operator_id, control = event.operator_id, event.control
-        accept = AcceptControl(operator_id, control)
-        if control is Control.STOP and self._state.phase is Phase.STOPPED:
-            return [accept]  # it was stored, but our answer was lost
-        rejection = why_control_rejected(self._state.phase)
-        if rejection:
-            return [Reject(operator_id, rejection)]
-        if control is Control.STOP:
-            return [self._stop(), accept, AnnounceEnd(Ending.STOPPED)]
-        is_paused = control is Control.PAUSE
-        if is_paused == self._state.is_paused:
-            return [accept]
-        self._state = replace(self._state, is_paused=is_paused)
-        announcement = AnnouncePaused(operator_id) if is_paused else AnnounceResumed(operator_id)
-        return [SaveSnapshot(self._state), accept, announcement]
-
-    def _stop(self) -> Command:
-        self._state = replace(self._state.moved_by(Happening.OPERATOR_STOPPED), is_paused=False)
-        self._abandoned_ids |= {session.session_id for session in self._gathering}
-        self._gathering.clear()
-        return SaveSnapshot(self._state)
+        self._state, commands = controlled(self._state, event)
+        if self.has_ended:
+            self._abandoned_ids |= {session.session_id for session in self._gathering}
+            self._gathering.clear()
+        return commands
 
     @property
     def _awaiting_slim_base(self) -> Decision | None:
-        return self._state.decisions[-1] if self._state.phase is Phase.RETRAINING else None
+        return self._state.decision if self._state.phase is Phase.RETRAINING else None
 
     def _close(self, session: OpenSession) -> list[Command]:
         try:
@@ -367,7 +363,7 @@ class CampaignRound:
 
     def _session_ended(self, *told: Command) -> list[Command]:
         """What follows from a session's end, good or bad, beside ``told``: the round goes on, closes, or has failed."""
-        num_closed, cohort = len(self._state.closed_cohorts), self._campaign.cohort
+        num_closed, cohort = len(self._state.closed_cohorts), self._cohort
         if self._gathering or (num_closed < cohort.count and not are_attempts_spent(self._state, cohort)):
             return [SaveSnapshot(self._state), *told]
         if num_closed >= fewest_cohorts(cohort):
@@ -380,16 +376,14 @@ class CampaignRound:
         """Combine what the round's cohorts said, and go on with the campaign."""
         closing = close_round(self._campaign, self._state)
         self._state = closing.snapshot
-        self._left_out.clear()
-        self._gathering.clear()
-        decision = closing.decision
-        announcement = AnnounceDecision(decision) if decision else AnnounceEnd(Ending.COMPLETED)
-        return [SaveClosing(closing.closed, closing.snapshot, decision), announcement]
+        self._gathering = Gathering(self._cohort.max_invited, self._random_below)
+        return closing.commands
 
     def _abandon(self, session: OpenSession, failed: SumFailedError) -> list[Command]:
-        quorum, num_contributions = self._campaign.cohort.quorum, len(session.contributors)
+        quorum, num_contributions = self._cohort.quorum, len(session.contributors)
         cohort_sum, is_noisy = session.cohort_sum, self._campaign.privacy.noise is not None
-        self._left_out |= failed.blamed | cohort_sum.spent | (cohort_sum.contributors if is_noisy else frozenset())
+        left_out = failed.blamed | cohort_sum.spent | (cohort_sum.contributors if is_noisy else frozenset())
+        self._left_out |= {self._left_out_key(device_id) for device_id in left_out}
         # While it is paused, nobody may be invited for those who fell asleep: that is not the fleet's fault.
         num_failed = self._state.attempts_failed + (0 if self._state.is_paused else 1)
         self._state = replace(self._state, attempts_failed=num_failed)

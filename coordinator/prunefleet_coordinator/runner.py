@@ -27,6 +27,7 @@ from prunefleet_coordinator.events import (
     Announcement,
     AnnouncePaused,
     AnnounceResumed,
+    AnnounceRuling,
     AnnounceStage,
     Answer,
     Command,
@@ -36,6 +37,7 @@ from prunefleet_coordinator.events import (
     Event,
     Invite,
     OfferDecision,
+    OfferRuling,
     OperatorControlled,
     Reject,
     Reply,
@@ -48,6 +50,7 @@ from prunefleet_coordinator.events import (
     TrainerAsked,
 )
 from prunefleet_coordinator.models import Models
+from prunefleet_coordinator.offers import Offers
 from prunefleet_coordinator.round import CampaignRound
 from prunefleet_coordinator.state import Progress
 from prunefleet_coordinator.store import Blobs, Store, StoredCampaign
@@ -69,14 +72,11 @@ from prunefleet_shared.messages import (
     CheckIn,
     ComeBack,
     ControlCampaign,
-    DecisionOffer,
     Down,
     FetchModel,
     GetCampaign,
-    Invitation,
     Peer,
     PublishSlimBase,
-    SessionKind,
     Stored,
     SumUp,
     Up,
@@ -123,6 +123,7 @@ class CoordinatorRunner:
         self._campaign = _open_campaign(campaign_signed, signing_key)
         self._signing_key = signing_key
         self._store = store
+        self._offers = Offers(store, self._campaign.campaign_id)
         self._clock = clock
         self._new_session_id = new_session_id
         self._poll_s = poll_s
@@ -158,6 +159,11 @@ class CoordinatorRunner:
     def has_ended(self) -> bool:
         """True once the campaign is completed, failed or stopped."""
         return self._round.has_ended
+
+    @property
+    def has_rulings(self) -> bool:
+        """Whether anything was promoted or rolled back."""
+        return bool(self._round.snapshot.rulings)
 
     def knows_session(self, session_id: str) -> bool:
         """Whether this campaign opened the session, as far as it still knows."""
@@ -262,7 +268,7 @@ class CoordinatorRunner:
                     self._save(command, signed)
                 case AnnounceStage():
                     self._changes.announce()
-                case AnnounceJoined() | AnnounceDecision() | AnnounceAbandoned() | AnnounceEnd():
+                case AnnounceJoined() | AnnounceDecision() | AnnounceRuling() | AnnounceAbandoned() | AnnounceEnd():
                     pass  # they are for whoever watches
                 case AnnouncePaused() | AnnounceResumed():
                     pass
@@ -288,9 +294,10 @@ class CoordinatorRunner:
             match command:
                 case SaveSnapshot():
                     self._store.save_snapshot(command.snapshot)
-                case SaveClosing(decision=decision):
+                case SaveClosing(decision=decision, ruling=ruling):
                     signed = sign_document("decision", decision, self._signing_key) if decision else None
-                    self._store.save_closing(command.closed, command.snapshot, signed)
+                    ruled = sign_document("ruling", ruling, self._signing_key) if ruling else None
+                    self._store.save_closing(command.closed, command.snapshot, signed, ruled)
                 case SaveSlimBase():
                     self._store.save_snapshot(command.snapshot, signed)
                 case _:
@@ -305,7 +312,7 @@ class CoordinatorRunner:
         answer: Down
         match command:
             case Invite():
-                answer = self._invitation(command)
+                answer = self._offers.invitation(command)
             case Defer():
                 answer = ComeBack(command.after_ms, command.awaited)
             case End():
@@ -313,7 +320,9 @@ class CoordinatorRunner:
             case Reply():
                 answer = command.answer
             case OfferDecision():
-                answer = self._decision_offer(command.level)
+                answer = self._offers.decision_offer(self._campaign_signed, command.level, self._campaign)
+            case OfferRuling():
+                answer = self._offers.ruling_offer(command.ruling)
             case AcceptSlimBase() | AcceptControl():
                 answer = Stored()
             case Reject():
@@ -321,31 +330,6 @@ class CoordinatorRunner:
             case _:
                 assert_never(command)
         return answer
-
-    def _invitation(self, command: Invite) -> Invitation:
-        is_outcome = command.kind is SessionKind.OUTCOME
-        return Invitation(
-            session_id=command.session_id,
-            kind=command.kind,
-            level=command.level,
-            attempt=command.attempt,
-            remaining_ms=command.remaining_ms,
-            decision=self._document("decision", command.level) if is_outcome else None,
-            slim_base=self._document("slim_base", command.level) if is_outcome else None,
-        )
-
-    def _decision_offer(self, level: int) -> DecisionOffer:
-        vote = None
-        if self._campaign.steering is not None:  # a trainer that does not steer has no use for the sum
-            vote = self._store.load_closed(self._campaign.campaign_id, SessionKind.VOTE, 0)
-        return DecisionOffer(self._campaign_signed, self._document("decision", level), vote.total if vote else None)
-
-    def _document(self, kind: str, level: int) -> SignedDocument:
-        signed = self._store.load_document(self._campaign.campaign_id, kind, level)
-        if signed is None:
-            msg = f"campaign {self._campaign.campaign_id}: the {kind} of level {level} is missing from the store"
-            raise ConfigError(msg)
-        return signed
 
     def _campaign_offer(self, message: GetCampaign) -> CampaignOffer:
         if message.device_class != self._campaign.device_class:

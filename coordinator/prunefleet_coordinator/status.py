@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from prunefleet_coordinator.state import Progress
 from prunefleet_coordinator.store import Store
+from prunefleet_shared.acceptance import Ruling
 from prunefleet_shared.campaign import Campaign
 from prunefleet_shared.documents import open_document
 from prunefleet_shared.errors import ConfigError, RemoteProtocolError
-from prunefleet_shared.messages import Awaited, CampaignStatus
+from prunefleet_shared.messages import Awaited, CampaignStatus, RulingStatus
 from prunefleet_shared.wire_limits import MAX_AWAITED_IDS
 
 
@@ -29,12 +30,13 @@ def live_status(campaign: Campaign, progress: Progress, now_s: float) -> Campaig
         num_levels=len(campaign.levels),
         attempt=progress.attempt,
         num_contributions=progress.num_contributions,
-        quorum=campaign.cohort.quorum,
-        cohort_size=campaign.cohort.size,
+        quorum=campaign.cohort_of(progress.kind).quorum,
+        cohort_size=campaign.cohort_of(progress.kind).size,
         remaining_ms=int(remaining_s * 1000),
         awaited=progress.awaited,
         awaited_for_ms=int(max(0.0, now_s - progress.since_s) * 1000),
         awaited_ids=progress.awaited_ids[:MAX_AWAITED_IDS],
+        rulings=tuple(_ruling_status(ruling) for ruling in progress.rulings),
     )
 
 
@@ -68,4 +70,11 @@ def load_past_status(store: Store, campaign_id: str) -> CampaignStatus:
         awaited=Awaited.NOTHING,
         awaited_for_ms=0,
         awaited_ids=(),
+        rulings=tuple(_ruling_status(ruling) for ruling in snapshot.rulings),
+    )
+
+
+def _ruling_status(ruling: Ruling) -> RulingStatus:
+    return RulingStatus(
+        ruling.level, ruling.is_rollout, ruling.reason, ruling.num_devices, ruling.num_worse, ruling.max_worse
     )

@@ -18,6 +18,18 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from prunefleet_coordinator.state import ClosedRound, Snapshot
+from prunefleet_coordinator.store_tables import (
+    BLOBS,
+    CAMPAIGNS,
+    DOCUMENTS,
+    METADATA,
+    NOTES,
+    SNAPSHOTS,
+    SUMS,
+    replace,
+    write_document,
+    write_snapshot,
+)
 from prunefleet_shared.documents import SignedDocument, canonical_bytes, digest, read_document
 from prunefleet_shared.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from prunefleet_shared.messages import SessionKind
@@ -64,8 +76,16 @@ class Store(Protocol):
         """Replace the campaign's snapshot and, with it, file a signed document."""
         ...
 
-    def save_closing(self, closed: ClosedRound, snapshot: Snapshot, signed: SignedDocument | None = None) -> None:
-        """Store a round's sum, the snapshot after it and the signed decision it led to.
+    def save_closing(
+        self,
+        closed: ClosedRound,
+        snapshot: Snapshot,
+        signed: SignedDocument | None = None,
+        ruling: SignedDocument | None = None,
+    ) -> None:
+        """Store a round's sum, the snapshot after it, the signed decision it led to and the signed ruling on it.
+
+        A ruling is filed under its number, in place of a level.
 
         Raises:
             LocalProtocolError: The round already has a sum (our bug: it would have been counted twice).
@@ -136,13 +156,21 @@ class MemoryStore:
         if signed:
             self.save_document(snapshot.campaign_id, snapshot.level, signed)
 
-    def save_closing(self, closed: ClosedRound, snapshot: Snapshot, signed: SignedDocument | None = None) -> None:
+    def save_closing(
+        self,
+        closed: ClosedRound,
+        snapshot: Snapshot,
+        signed: SignedDocument | None = None,
+        ruling: SignedDocument | None = None,
+    ) -> None:
         """See :class:`Store`."""
         key = (snapshot.campaign_id, closed.kind, closed.level)
         if key in self._closed:
             raise _stored_twice(closed, snapshot.campaign_id)
         self._closed[key] = closed
         self.save_snapshot(snapshot, signed)
+        if ruling:
+            self.save_document(snapshot.campaign_id, len(snapshot.rulings), ruling)
 
     def load_closed(self, campaign_id: str, kind: SessionKind, level: int) -> ClosedRound | None:
         """See :class:`Store`."""
@@ -176,52 +204,6 @@ class MemoryStore:
         return None if body is None else BlobPiece(len(body), body[offset : offset + length])
 
 
-_METADATA = sa.MetaData()
-_CAMPAIGNS = sa.Table(
-    "campaigns",
-    _METADATA,
-    sa.Column("position", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("campaign_id", sa.String(64), nullable=False, unique=True),
-    sa.Column("device_class", sa.String(32), nullable=False),
-)
-_NOTES = sa.Table(
-    "notes",
-    _METADATA,
-    sa.Column("name", sa.String(64), primary_key=True),
-    sa.Column("body", sa.LargeBinary, nullable=False),
-)
-_SNAPSHOTS = sa.Table(
-    "snapshots",
-    _METADATA,
-    sa.Column("campaign_id", sa.String(64), primary_key=True),
-    sa.Column("body", sa.LargeBinary, nullable=False),
-)
-_SUMS = sa.Table(
-    "sums",
-    _METADATA,
-    sa.Column("campaign_id", sa.String(64), primary_key=True),
-    sa.Column("kind", sa.Integer, primary_key=True),
-    sa.Column("level", sa.Integer, primary_key=True),
-    sa.Column("body", sa.LargeBinary, nullable=False),
-)
-_DOCUMENTS = sa.Table(
-    "documents",
-    _METADATA,
-    sa.Column("campaign_id", sa.String(64), primary_key=True),
-    sa.Column("kind", sa.String(32), primary_key=True),
-    sa.Column("level", sa.Integer, primary_key=True),
-    sa.Column("payload", sa.LargeBinary, nullable=False),
-    sa.Column("signature", sa.LargeBinary, nullable=False),
-    sa.Column("public_key", sa.LargeBinary, nullable=False),
-)
-_BLOBS = sa.Table(
-    "blobs",
-    _METADATA,
-    sa.Column("digest", sa.String(64), primary_key=True),
-    sa.Column("body", sa.LargeBinary, nullable=False),
-)
-
-
 class SqlStore:
     """Store and blobs in one SQL database.
 
@@ -242,7 +224,7 @@ class SqlStore:
             sa.event.listen(self._engine, "connect", _make_durable)
         try:
             with self._transaction() as connection:
-                _METADATA.create_all(connection)
+                METADATA.create_all(connection)
         except ConfigError:
             self.close()
             raise
@@ -267,53 +249,61 @@ class SqlStore:
 
     def save_campaign(self, campaign: StoredCampaign, signed: SignedDocument) -> None:
         """See :class:`Store`."""
-        columns = (_CAMPAIGNS.c.campaign_id,)
+        columns = (CAMPAIGNS.c.campaign_id,)
         with self._transaction() as connection:
             query = sa.select(*columns).filter_by(campaign_id=campaign.campaign_id)
             if connection.execute(query).one_or_none() is None:
                 row = {"campaign_id": campaign.campaign_id, "device_class": campaign.device_class}
-                connection.execute(_CAMPAIGNS.insert().values(**row))
-                _write_document(connection, campaign.campaign_id, 0, signed)
+                connection.execute(CAMPAIGNS.insert().values(**row))
+                write_document(connection, campaign.campaign_id, 0, signed)
 
     def list_campaigns(self) -> tuple[StoredCampaign, ...]:
         """See :class:`Store`."""
-        query = sa.select(_CAMPAIGNS.c.campaign_id, _CAMPAIGNS.c.device_class).order_by(_CAMPAIGNS.c.position)
+        query = sa.select(CAMPAIGNS.c.campaign_id, CAMPAIGNS.c.device_class).order_by(CAMPAIGNS.c.position)
         with self._transaction() as connection:
             return tuple(StoredCampaign(*row) for row in connection.execute(query))
 
     def load_snapshot(self, campaign_id: str) -> Snapshot | None:
         """See :class:`Store`."""
-        body = self._load_body(_SNAPSHOTS, campaign_id=campaign_id)
+        body = self._load_body(SNAPSHOTS, campaign_id=campaign_id)
         return None if body is None else self._read(body, Snapshot)
 
     def save_snapshot(self, snapshot: Snapshot, signed: SignedDocument | None = None) -> None:
         """See :class:`Store`."""
         with self._transaction() as connection:
-            _write_snapshot(connection, snapshot, signed)
+            write_snapshot(connection, snapshot, signed)
 
-    def save_closing(self, closed: ClosedRound, snapshot: Snapshot, signed: SignedDocument | None = None) -> None:
+    def save_closing(
+        self,
+        closed: ClosedRound,
+        snapshot: Snapshot,
+        signed: SignedDocument | None = None,
+        ruling: SignedDocument | None = None,
+    ) -> None:
         """See :class:`Store`."""
         row = {"campaign_id": snapshot.campaign_id, "kind": int(closed.kind), "level": closed.level}
         with self._transaction() as connection:
             try:
-                connection.execute(_SUMS.insert().values(**row, body=canonical_bytes(closed)))
+                connection.execute(SUMS.insert().values(**row, body=canonical_bytes(closed)))
             except IntegrityError:
                 raise _stored_twice(closed, snapshot.campaign_id) from None
-            _write_snapshot(connection, snapshot, signed)
+            write_snapshot(connection, snapshot, signed)
+            if ruling:
+                write_document(connection, snapshot.campaign_id, len(snapshot.rulings), ruling)
 
     def load_closed(self, campaign_id: str, kind: SessionKind, level: int) -> ClosedRound | None:
         """See :class:`Store`."""
-        body = self._load_body(_SUMS, campaign_id=campaign_id, kind=int(kind), level=level)
+        body = self._load_body(SUMS, campaign_id=campaign_id, kind=int(kind), level=level)
         return None if body is None else self._read(body, ClosedRound)
 
     def save_document(self, campaign_id: str, level: int, signed: SignedDocument) -> None:
         """See :class:`Store`."""
         with self._transaction() as connection:
-            _write_document(connection, campaign_id, level, signed)
+            write_document(connection, campaign_id, level, signed)
 
     def load_document(self, campaign_id: str, kind: str, level: int) -> SignedDocument | None:
         """See :class:`Store`."""
-        columns = (_DOCUMENTS.c.payload, _DOCUMENTS.c.signature, _DOCUMENTS.c.public_key)
+        columns = (DOCUMENTS.c.payload, DOCUMENTS.c.signature, DOCUMENTS.c.public_key)
         query = sa.select(*columns).filter_by(campaign_id=campaign_id, kind=kind, level=level)
         with self._transaction() as connection:
             row = connection.execute(query).one_or_none()
@@ -322,22 +312,22 @@ class SqlStore:
     def save_note(self, name: str, body: bytes) -> None:
         """See :class:`Store`."""
         with self._transaction() as connection:
-            _replace(connection, _NOTES, {"name": name}, {"body": body})
+            replace(connection, NOTES, {"name": name}, {"body": body})
 
     def load_note(self, name: str) -> bytes | None:
         """See :class:`Store`."""
-        return self._load_body(_NOTES, name=name)
+        return self._load_body(NOTES, name=name)
 
     def save_blob(self, body: bytes) -> str:
         """See :class:`Blobs`."""
         blob_digest = digest(body)
         with self._transaction() as connection:
-            _replace(connection, _BLOBS, {"digest": blob_digest}, {"body": body})
+            replace(connection, BLOBS, {"digest": blob_digest}, {"body": body})
         return blob_digest
 
     def load_blob(self, blob_digest: str, offset: int, length: int) -> BlobPiece | None:
         """See :class:`Blobs`."""
-        body = _BLOBS.c.body
+        body = BLOBS.c.body
         # The database cuts the piece out (SQL counts from 1), so that a large model never has to fit into memory.
         piece = sa.func.substr(body, offset + 1, length, type_=sa.LargeBinary)
         query = sa.select(sa.func.length(body), piece).filter_by(digest=blob_digest)
@@ -370,22 +360,6 @@ class SqlStore:
             cause = getattr(error, "orig", None) or error
             msg = f"the store {self._name} cannot be used: {cause}; check that it exists, is writable and is a database"
             raise ConfigError(msg) from None
-
-
-def _write_snapshot(connection: sa.Connection, snapshot: Snapshot, signed: SignedDocument | None) -> None:
-    _replace(connection, _SNAPSHOTS, {"campaign_id": snapshot.campaign_id}, {"body": canonical_bytes(snapshot)})
-    if signed:
-        _write_document(connection, snapshot.campaign_id, snapshot.level, signed)
-
-
-def _write_document(connection: sa.Connection, campaign_id: str, level: int, signed: SignedDocument) -> None:
-    values = {"payload": signed.payload, "signature": signed.signature, "public_key": signed.public_key}
-    _replace(connection, _DOCUMENTS, {"campaign_id": campaign_id, "kind": signed.kind, "level": level}, values)
-
-
-def _replace(connection: sa.Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]) -> None:
-    connection.execute(sa.delete(table).filter_by(**key))
-    connection.execute(table.insert().values(**key, **values))
 
 
 def _make_durable(connection: Any, _record: object) -> None:

@@ -25,7 +25,7 @@ from prunefleet_shared.layout import (
     option_for_width,
 )
 from prunefleet_shared.masks import IntArray, grade_layout
-from prunefleet_shared.metrics import OUTCOME_LANES, Outcome, outcome_vector
+from prunefleet_shared.metrics import Outcome, outcome_lanes, outcome_vector
 from prunefleet_shared.testing import COORDINATOR_PUBLIC, TRAINER_PUBLIC
 
 BASE_MODEL = b"the base model's safetensors file"
@@ -97,7 +97,13 @@ def vote_payload(campaign: Campaign, seed: int) -> bytes:
     return pack(campaign.vote_lanes, random_vote(campaign, seed))
 
 
-def outcome_payload(accuracy_gain: float = 0.1) -> bytes:
-    """The outcome of a device that finished and accepted, packed as a device sends it."""
-    outcome = Outcome(finished=True, accepted=True, accuracy_gain=accuracy_gain, latency_ratio=0.5)
-    return pack(OUTCOME_LANES, outcome_vector(outcome))
+def outcome_payload(accuracy_gain: float = 0.1, gain_over_dense: float | None = None) -> bytes:
+    """The outcome of a device that finished and accepted, packed as a device sends it.
+
+    Args:
+        accuracy_gain: Over its own choice.
+        gain_over_dense: Over its dense copy, in a campaign that judges; None in one that does not.
+    """
+    outcome = Outcome(True, True, accuracy_gain, latency_ratio=0.5, gain_over_dense=gain_over_dense)
+    is_judged = gain_over_dense is not None
+    return pack(outcome_lanes(is_judged=is_judged), outcome_vector(outcome, is_judged=is_judged))

@@ -47,7 +47,7 @@ def combined_total(campaign: Campaign, kind: SessionKind, totals: Sequence[Total
             raise LocalProtocolError(msg)
     if len(totals) == 1:
         return totals[0]
-    return combine(campaign.lanes_of(kind), totals, CombinationRule(campaign.cohort.combination))
+    return combine(campaign.lanes_of(kind), totals, CombinationRule(campaign.cohort_of(kind).combination))
 
 
 def fewest_cohorts(cohort: CohortPolicy) -> int:
@@ -58,7 +58,7 @@ def fewest_cohorts(cohort: CohortPolicy) -> int:
 
 def why_total_impossible(campaign: Campaign, kind: SessionKind, total: Total) -> str | None:
     """The first block of a round's total that honest devices could not have made; None if they could."""
-    if campaign.cohort.combination != CombinationRule.SUM:
+    if campaign.cohort_of(kind).combination != CombinationRule.SUM:
         return None  # each cohort's sum was possible; their middle need not be
     return _why_sum_impossible(campaign, kind, total)
 

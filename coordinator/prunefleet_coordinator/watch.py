@@ -15,6 +15,7 @@ from prunefleet_coordinator.events import (
     AnnounceJoined,
     AnnouncePaused,
     AnnounceResumed,
+    AnnounceRuling,
     AnnounceStage,
     Command,
     Invite,
@@ -23,6 +24,7 @@ from prunefleet_coordinator.events import (
     SaveSlimBase,
 )
 from prunefleet_coordinator.state import Progress
+from prunefleet_shared.acceptance import Ruling
 
 Fact = int | str | bool | list[str]
 Observer = Callable[[str, Mapping[str, Fact]], None]
@@ -33,9 +35,9 @@ def describe(command: Command, progress: Progress) -> tuple[str, dict[str, Fact]
     """Kind and facts of a command; None for those that change nothing worth showing (a deferral, a re-sent offer).
 
     Kinds: ``invited``, ``joined``, ``stage``, ``rejected``, ``session_closed``, ``session_abandoned``, ``decided``,
-    ``slim_base_published``, ``paused``, ``resumed``, ``ended``. All carry the progress after the command's whole
-    batch: ``phase``, ``level``, ``attempt``, ``num_contributions`` and ``awaited`` (ids of invited devices still to
-    contribute).
+    ``promoted``, ``rolled_back``, ``slim_base_published``, ``paused``, ``resumed``, ``ended``. All carry the progress
+    after the command's whole batch: ``phase``, ``level``, ``attempt``, ``num_contributions`` and ``awaited`` (ids of
+    invited devices still to contribute).
     """
     own = _own_facts(command)
     if own is None:
@@ -77,12 +79,25 @@ def _own_facts(command: Command) -> tuple[str, dict[str, Fact]] | None:
         case AnnounceEnd():
             told = "ended", {"ending": command.ending.name.lower()}
         case _:
-            told = _control_facts(command)
+            told = _campaign_facts(command)
     return told
 
 
-def _control_facts(command: Command) -> tuple[str, dict[str, Fact]] | None:
+def _ruling_facts(ruling: Ruling) -> dict[str, Fact]:
+    return {
+        "ruled_level": ruling.level,
+        "is_rollout": ruling.is_rollout,
+        "reason": ruling.reason.name.lower(),
+        "num_devices": ruling.num_devices,
+        "num_worse": ruling.num_worse,
+        "max_worse": ruling.max_worse,
+    }
+
+
+def _campaign_facts(command: Command) -> tuple[str, dict[str, Fact]] | None:
     match command:
+        case AnnounceRuling(ruling=ruling):
+            return "promoted" if ruling.is_promoted else "rolled_back", _ruling_facts(ruling)
         case AnnouncePaused(operator_id):
             return "paused", {"operator_id": operator_id}
         case AnnounceResumed(operator_id):

@@ -21,6 +21,7 @@ from pathlib import Path
 from prunefleet_edge.audit import AuditLog
 from prunefleet_edge.backoff import Backoff, RetryPolicy, rest_s
 from prunefleet_edge.egress import Egress, enrolment_record
+from prunefleet_edge.kept_networks import KeptFolder
 from prunefleet_edge.local_work import LocalWork
 from prunefleet_edge.model_cache import FolderCache
 from prunefleet_edge.policy import PrivacyPolicy, owner_policy
@@ -172,6 +173,7 @@ class DeviceProcess:
                 self._options.privacy.min_devices,
                 secrets.token_bytes,
             ),
+            kept=KeptFolder(self._folder.kept),
             reply_slot_s=self._options.privacy.reply_slot_s,
         )
         return await self._runner.run()
@@ -214,7 +216,13 @@ class DeviceProcess:
     def _says(self, words: str, *, resting_s: float | None = None) -> None:
         standing = self._runner.standing if self._runner else Standing()
         rest = standing.resting_s if resting_s is None else resting_s
-        self._status.says(words, campaign_id=standing.campaign_id, level=standing.level, resting_s=rest)
+        self._status.says(
+            words,
+            campaign_id=standing.campaign_id,
+            level=standing.level,
+            resting_s=rest,
+            last_ruling=standing.last_ruling,
+        )
         # Waiting is told once, not at every check-in: the log of a month should fit a screen.
         gist = words.partition(";")[0]
         if gist not in {"checking in", self._told}:

@@ -14,7 +14,7 @@ from prunefleet_shared.messages import SessionKind
 
 
 def round_key(kind: SessionKind, level: int) -> str:
-    """Name of a round within a campaign: ``vote`` (all levels in one), or ``outcome/<level>``."""
+    """What is said once: ``vote`` (all levels in one), or ``outcome/<level>``, to canaries' sum or rollout alike."""
     return "vote" if kind is SessionKind.VOTE else f"outcome/{level}"
 
 
@@ -36,7 +36,7 @@ class Contribution:
     """What this device says in the round at hand, and to whom it last said it.
 
     Attributes:
-        kind: Vote or outcome.
+        kind: Vote, outcome or rollout.
         level: 0-based level of the schedule (0 for the vote).
         decision_fingerprint: The decision tried, 64 hex digits; empty for the vote.
         session_id: The session it was last sent to.
@@ -70,11 +70,15 @@ class DeviceState:
         campaign_id: The campaign.
         spent: Keys of rounds known to be closed, sorted: nothing is ever said in them again.
         contribution: The round at hand; kept until that round is known to be closed.
+        rulings_heard: Number of the last ruling that was followed.
+        is_over: Of a campaign that is judged: its end was heard, and all its rulings before.
     """
 
     campaign_id: str
     spent: tuple[str, ...] = ()
     contribution: Contribution | None = None
+    rulings_heard: int = 0
+    is_over: bool = False
 
     def closing(self, *keys: str) -> DeviceState:
         """The same with ``keys`` spent, and the contribution gone if it belonged to one of them."""

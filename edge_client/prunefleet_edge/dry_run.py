@@ -20,7 +20,6 @@ from prunefleet_shared.errors import ConfigError, InputError, RemoteProtocolErro
 from prunefleet_shared.identity_folder import IDENTITY_FILE, load_identity
 from prunefleet_shared.lanes import LaneRule, LaneTable, unpack
 from prunefleet_shared.messages import CheckIn, Down, FetchModel, GetCampaign, Readiness, SessionKind, SumUp, Up
-from prunefleet_shared.metrics import OUTCOME_LANES
 from prunefleet_shared.private_sum import SessionFacts, ring_of
 from prunefleet_shared.roles import Role
 
@@ -115,6 +114,7 @@ def try_dry_run(folder: StateFolder, source: str, campaign_path: Path | None, re
     collector.add(FetchModel(campaign.base_digest, 0), "once for each piece of the base model, unless it is cached")
     collector.add(check_in, "until invited, and after each contribution")
     collector.add(busy, "every few seconds while the device works")
+    outcome_lanes = campaign.lanes_of(SessionKind.OUTCOME)
     if campaign.privacy.mode == PLAIN:
         facts = SessionFacts(UNKNOWN_SESSION, SessionKind.VOTE, 0, 1)
         contribute = collector.egress.open_sum(campaign, facts, payload, None).start()
@@ -127,8 +127,8 @@ def try_dry_run(folder: StateFolder, source: str, campaign_path: Path | None, re
         vote_blocks=_blocks(campaign.vote_lanes, payload),
         payload_hex=payload.hex(),
         payload_sha256=digest(payload),
-        outcome_blocks={block.name: block.length for block in OUTCOME_LANES.blocks},
-        outcome_bytes=OUTCOME_LANES.packed_bytes,
+        outcome_blocks={block.name: block.length for block in outcome_lanes.blocks},
+        outcome_bytes=outcome_lanes.packed_bytes,
     )
 
 

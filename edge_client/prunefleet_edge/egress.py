@@ -20,6 +20,7 @@ from typing import assert_never
 import numpy as np
 
 from prunefleet_edge.device import Vote
+from prunefleet_shared.acceptance import MAX_RULINGS
 from prunefleet_shared.authority_messages import GetAuthority, Join, Renew
 from prunefleet_shared.campaign import PLAIN, Campaign
 from prunefleet_shared.documents import canonical_bytes, digest
@@ -55,10 +56,11 @@ __all__ = ["Egress", "EgressRecord", "enrolment_record", "outcome_vector", "vote
 Outgoing = GetCampaign | CheckIn | SumUp | FetchModel
 
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
+_HEX_ID_OR_NONE = re.compile(r"([0-9a-f]{32})?")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _DEVICE_CLASS = re.compile(r"[a-z0-9-]{1,32}")
 _TEXT_SHAPES: Mapping[type[Outgoing], Mapping[str, re.Pattern[str]]] = {
-    GetCampaign: {"device_class": _DEVICE_CLASS},
+    GetCampaign: {"device_class": _DEVICE_CLASS, "ended_campaign_id": _HEX_ID_OR_NONE},
     CheckIn: {"campaign_id": _HEX_ID, "layout_fingerprint": _HEX_DIGEST},
     Advertise: {"session_id": _HEX_ID},
     FetchCertificates: {"session_id": _HEX_ID},
@@ -254,8 +256,8 @@ class Egress:
             if type(text) is not str or shape.fullmatch(text) is None:
                 return f"{name} is no identifier"
         match message:
-            case CheckIn(readiness=readiness) if type(readiness) is not Readiness:
-                return "readiness is no Readiness"
+            case CheckIn():
+                return _why_not_check_in(message)
             case _ if isinstance(message, SumUp) and message is not self._open.message:
                 return "no sum that was opened here has made it"
             case FetchModel(offset=offset) if type(offset) is not int or offset < 0:
@@ -274,6 +276,14 @@ class Egress:
                 said, words = said_bytes(message), f"{self._open.words}, to session {message.session_id[:12]}"
         when = self._utc_now().isoformat(timespec="seconds")
         return EgressRecord(type(message).__name__, len(said), digest(said), when, words)
+
+
+def _why_not_check_in(message: CheckIn) -> str | None:
+    if type(message.readiness) is not Readiness:
+        return "readiness is no Readiness"
+    heard = message.rulings_heard
+    is_number = type(heard) is int and 0 <= heard <= MAX_RULINGS
+    return None if is_number else "rulings_heard is no number of a ruling"
 
 
 _STAGE_WORDS: Mapping[type[SumUp], str] = {

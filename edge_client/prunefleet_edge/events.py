@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunefleet_edge.device_state import DeviceState, Release
+from prunefleet_shared.acceptance import Ruling
 from prunefleet_shared.campaign import Decision, SlimBase
 from prunefleet_shared.errors import PrunefleetError, Rejection
 from prunefleet_shared.messages import Awaited, CampaignEnded, CheckIn, Ending, Invitation, SumDown, SumUp
@@ -19,6 +20,20 @@ class Invited:
     invitation: Invitation
     decision: Decision | None = None
     slim_base: SlimBase | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RulingHeard:
+    """The coordinator told what was ruled last; all documents verified and read."""
+
+    ruling: Ruling
+    decision: Decision | None = None
+    slim_base: SlimBase | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RulingFollowed:
+    """The networks of this device are as the last ruling wants them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +80,18 @@ class LinkFailed:
     retryable: bool
 
 
-Event = Invited | ToldToComeBack | CampaignEnded | SumAnswered | VotePrepared | OutcomeMeasured | Refused | LinkFailed
+Event = (
+    Invited
+    | RulingHeard
+    | RulingFollowed
+    | ToldToComeBack
+    | CampaignEnded
+    | SumAnswered
+    | VotePrepared
+    | OutcomeMeasured
+    | Refused
+    | LinkFailed
+)
 
 
 # --- commands: what to do, in order ---------------------------------------------------------------------------------
@@ -100,6 +126,18 @@ class Personalise:
 
 
 @dataclass(frozen=True, slots=True)
+class FollowRuling:
+    """Put into service what was promoted, remove what was rolled back, and make the network for all unless it is there.
+
+    Report :class:`RulingFollowed`.
+    """
+
+    ruling: Ruling
+    decision: Decision | None
+    slim_base: SlimBase | None
+
+
+@dataclass(frozen=True, slots=True)
 class SendToSum:
     """Send a message of a private sum, and report the answer."""
 
@@ -122,4 +160,4 @@ class Stop:
     error: PrunefleetError | None = None
 
 
-Command = SaveState | SendCheckIn | PrepareVote | Personalise | SendToSum | Rest | Stop
+Command = SaveState | SendCheckIn | PrepareVote | Personalise | FollowRuling | SendToSum | Rest | Stop

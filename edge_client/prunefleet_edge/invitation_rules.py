@@ -1,9 +1,10 @@
-"""What an invitation must satisfy before a device works on it; whoever breaks a rule here is the coordinator."""
+"""What an invitation or a ruling must satisfy before a device acts on it; whoever breaks a rule is the coordinator."""
 
 from __future__ import annotations
 
-from prunefleet_edge.events import Invited
-from prunefleet_shared.campaign import Campaign, Decision
+from prunefleet_edge.events import Invited, RulingHeard
+from prunefleet_shared.acceptance import MAX_RULINGS, NO_LEVEL
+from prunefleet_shared.campaign import Campaign, Decision, SlimBase
 from prunefleet_shared.errors import Rejection, RejectReason
 from prunefleet_shared.limits import why_limits_broken
 from prunefleet_shared.messages import SessionKind
@@ -16,12 +17,41 @@ def why_invitation_wrong(campaign: Campaign, invited: Invited) -> Rejection | No
         return Rejection(RejectReason.MALFORMED, expected=f"one of {len(campaign.levels)} levels", got=f"{to.level}")
     if to.kind is SessionKind.VOTE:
         return None
+    return _why_documents_wrong(campaign, to.level, decision, slim_base)
+
+
+def why_ruling_wrong(campaign: Campaign, heard: RulingHeard, rulings_heard: int) -> Rejection | None:
+    """The rule an offer of a ruling breaks; None if it is as it should be.
+
+    Args:
+        campaign: The verified campaign.
+        heard: What was offered, signatures checked.
+        rulings_heard: Number of the last ruling that was followed: what is older is not followed again.
+    """
+    ruling, levels = heard.ruling, range(len(campaign.levels))
+    if campaign.acceptance is None or ruling.campaign_id != campaign.campaign_id:
+        return Rejection(RejectReason.WRONG_CAMPAIGN, expected="a ruling of this campaign", got="another's")
+    if not rulings_heard < ruling.number <= MAX_RULINGS:
+        expected = f"a ruling after number {rulings_heard}"
+        return Rejection(RejectReason.MALFORMED, expected=expected, got=f"number {ruling.number}")
+    if not {ruling.level, *ruling.levels_held} <= set(levels):
+        return Rejection(RejectReason.MALFORMED, expected=f"levels among {len(levels)}", got="others")
+    if ruling.level_for_all == NO_LEVEL:
+        return None
+    if ruling.level_for_all not in ruling.levels_held:
+        return Rejection(RejectReason.MALFORMED, expected="a level for all that holds", got=f"{ruling.level_for_all}")
+    return _why_documents_wrong(campaign, ruling.level_for_all, heard.decision, heard.slim_base)
+
+
+def _why_documents_wrong(
+    campaign: Campaign, level: int, decision: Decision | None, slim_base: SlimBase | None
+) -> Rejection | None:
     if decision is None or slim_base is None:
-        return Rejection(RejectReason.MALFORMED, expected="a decision and a slim base", got="an outcome without")
+        return Rejection(RejectReason.MALFORMED, expected="a decision and a slim base", got="none")
     if {decision.campaign_id, slim_base.campaign_id} != {campaign.campaign_id}:
         return Rejection(RejectReason.WRONG_CAMPAIGN, expected=campaign.campaign_id, got=decision.campaign_id)
-    if {decision.level, slim_base.level} != {to.level} or slim_base.decision_fingerprint != decision.fingerprint:
-        return Rejection(RejectReason.WRONG_DECISION, expected=f"one decision for level {to.level}", got="a mixture")
+    if {decision.level, slim_base.level} != {level} or slim_base.decision_fingerprint != decision.fingerprint:
+        return Rejection(RejectReason.WRONG_DECISION, expected=f"one decision for level {level}", got="a mixture")
     why = why_decision_impossible(campaign, decision)
     return Rejection(RejectReason.WRONG_DECISION, expected="the signed campaign's terms", got=why) if why else None
 

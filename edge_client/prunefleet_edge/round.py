@@ -1,15 +1,16 @@
 """One device in one campaign, as a state machine without I/O: events in, commands out.
 
 The story: check in → be invited to the vote → prepare it → save it → take it through the stages of a private sum →
-check in until a decision comes → try the decision on → save the outcome → sum it → … until the campaign ends. Four
+check in until a decision comes → try the decision on → save the outcome → sum it → … until the campaign ends. Five
 rules carry all of it:
 
-1. A device votes once per campaign and gives one outcome per level. What it says is made once, saved before it is sent,
-   and sent again byte for byte when a later *attempt* of the same round asks for it.
+1. A device votes once per campaign and gives one outcome per decision. What it says is made once, saved before it is
+   sent, and sent again byte for byte when a later *attempt* of the same round asks for it.
 2. It never speaks to two sessions of one attempt, nor ever again in a round that it knows to be closed.
 3. Before it gives away what unmasks a sum, it saves that the round is spent, for ever; with noise, before its vector
    leaves: others may unmask the sum without it, and every such sum costs privacy anew.
-4. Whatever goes wrong for a while (a lost answer, a late contribution, a restart), the way back is to check in.
+4. Before anything else it follows what was ruled (``kept_networks``), and only then saves that it has heard it.
+5. Whatever goes wrong for a while (a lost answer, a late contribution, a restart), the way back is to check in.
 
 Time and randomness are arguments; documents arrive already verified (``runner`` does that). What is heard and ordered
 is in ``events``, what is remembered in ``device_state``.
@@ -17,10 +18,9 @@ is in ``events``, what is remembered in ``device_state``.
 
 from __future__ import annotations
 
-import enum
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import assert_never
 
@@ -29,6 +29,7 @@ from prunefleet_edge.device_state import Contribution, DeviceState, Release, rou
 from prunefleet_edge.events import (
     Command,
     Event,
+    FollowRuling,
     Invited,
     LinkFailed,
     OutcomeMeasured,
@@ -36,6 +37,8 @@ from prunefleet_edge.events import (
     PrepareVote,
     Refused,
     Rest,
+    RulingFollowed,
+    RulingHeard,
     SaveState,
     SendCheckIn,
     SendToSum,
@@ -44,7 +47,8 @@ from prunefleet_edge.events import (
     ToldToComeBack,
     VotePrepared,
 )
-from prunefleet_edge.invitation_rules import why_invitation_wrong
+from prunefleet_edge.invitation_rules import why_invitation_wrong, why_ruling_wrong
+from prunefleet_edge.round_phases import ACCEPTED_EVENTS, CHECK_IN_AGAIN, WAITING_FOR, Phase
 from prunefleet_shared.campaign import Campaign
 from prunefleet_shared.errors import (
     CarrierError,
@@ -72,33 +76,6 @@ OpenSum = Callable[[Invited, bytes], DeviceSum]
 NUM_STAGES = 5
 STAGE_REST_S = 0.05
 """Between two tries at a stage that others are still at; the coordinator holds each for some seconds."""
-
-
-class Phase(enum.Enum):
-    """What the device is doing."""
-
-    RESTING = "resting"  # until next_wakeup_s; then it checks in
-    CHECKING_IN = "checking in"  # a check-in is under way
-    VOTING = "voting"  # the vote is being prepared
-    PERSONALISING = "personalising"  # a decision is being tried
-    SUMMING = "summing"  # a message of a private sum is under way
-    AWAITING_STAGE = "awaiting the next stage"  # until next_wakeup_s; then it says the same again
-    STOPPED = "stopped"  # for good
-
-
-ACCEPTED_EVENTS: Mapping[Phase, tuple[type[Event], ...]] = {
-    Phase.RESTING: (),
-    Phase.CHECKING_IN: (Invited, ToldToComeBack, CampaignEnded, Refused, LinkFailed),
-    Phase.VOTING: (VotePrepared, CampaignEnded),
-    Phase.PERSONALISING: (OutcomeMeasured, CampaignEnded),
-    Phase.SUMMING: (SumAnswered, ToldToComeBack, Refused, LinkFailed),
-    Phase.AWAITING_STAGE: (),
-    Phase.STOPPED: (),
-}
-"""Which event may come in which phase; any other is a bug of the runner."""
-
-CHECK_IN_AGAIN = frozenset({RejectReason.LATE, RejectReason.WRONG_SESSION, RejectReason.NOT_INVITED})
-"""Refusals that only say: this session went on without you. Any other but DUPLICATE stops the device."""
 
 
 class DeviceRound:
@@ -138,6 +115,7 @@ class DeviceRound:
         self._sum: DeviceSum | None = None
         self._said: SumUp | None = None  # the last message of the sum, to be said again
         self._sum_ends_s = math.inf
+        self._ruling_number = 0  # of the ruling that is being followed
         self._fingerprint = layout_fingerprint
         expected = campaign.layout.fingerprint()
         if layout_fingerprint != expected:
@@ -176,7 +154,8 @@ class DeviceRound:
             self._phase = Phase.SUMMING
             return [SendToSum(self._said)]
         self._phase = Phase.CHECKING_IN
-        return [SendCheckIn(CheckIn(self._campaign.campaign_id, self._fingerprint, Readiness.READY))]
+        heard = self._state.rulings_heard
+        return [SendCheckIn(CheckIn(self._campaign.campaign_id, self._fingerprint, Readiness.READY, heard))]
 
     def receive(self, event: Event, now_s: float) -> list[Command]:
         """Take what happened, return what to do, in order.
@@ -193,8 +172,10 @@ class DeviceRound:
                 commands = self._on_invited(event, now_s)
             case ToldToComeBack(after_s, awaited):
                 commands = self._on_told_to_come_back(after_s, awaited, now_s)
+            case RulingHeard() | RulingFollowed():
+                commands = self._on_ruling(event, now_s)
             case CampaignEnded(ending):
-                commands = self._on_ended(ending)
+                commands = self._on_ended(ending, now_s)
             case VotePrepared(payload) | OutcomeMeasured(payload):
                 commands = self._on_ready(payload, now_s)
             case SumAnswered():
@@ -211,11 +192,27 @@ class DeviceRound:
         self._backoff.reset()
         if self._phase is Phase.SUMMING:
             return self._say_again_later(STAGE_REST_S, "waiting for other devices", now_s)
-        return self._rest(rest_s(after_s, self._rng), _WAITING_FOR[awaited], now_s)
+        return self._rest(rest_s(after_s, self._rng), WAITING_FOR[awaited], now_s)
 
-    def _on_ended(self, ending: Ending) -> list[Command]:
+    def _on_ended(self, ending: Ending, now_s: float) -> list[Command]:
+        is_judged = self._campaign.acceptance is not None
+        if is_judged and self._phase is not Phase.CHECKING_IN:  # at work, it only asked whether the campaign goes on
+            return self._rest(MIN_REST_S, "the campaign has ended; asking what was ruled", now_s)
         outcomes = [round_key(SessionKind.OUTCOME, level) for level in range(len(self._campaign.levels))]
-        return [*self._save(self._state.closing("vote", *outcomes)), *self._stop(ending=ending)]
+        over = replace(self._state.closing("vote", *outcomes), is_over=is_judged)
+        return [*self._save(over), *self._stop(ending=ending)]
+
+    def _on_ruling(self, event: RulingHeard | RulingFollowed, now_s: float) -> list[Command]:
+        if isinstance(event, RulingFollowed):
+            # Saved last: a device that dies before it is told again, and follows it again.
+            saved = self._save(replace(self._state, rulings_heard=self._ruling_number))
+            return [*saved, *self._rest(MIN_REST_S, "followed the ruling", now_s)]
+        wrong = why_ruling_wrong(self._campaign, event, self._state.rulings_heard)
+        if wrong is not None:
+            return self._stop(RemoteProtocolError(wrong))
+        self._backoff.reset()
+        self._phase, self._ruling_number = Phase.FOLLOWING, event.ruling.number
+        return [FollowRuling(event.ruling, event.decision, event.slim_base)]
 
     def _on_invited(self, invited: Invited, now_s: float) -> list[Command]:
         wrong = why_invitation_wrong(self._campaign, invited)
@@ -246,13 +243,14 @@ class DeviceRound:
             return None
         if said.decision_fingerprint != _decision_fingerprint(invited):
             return f"declined: a second decision in the round {key}"
-        if invited.invitation.attempt <= said.attempt:
+        to = invited.invitation
+        if (to.kind, to.attempt) <= (said.kind, said.attempt):  # a rollout comes after the canaries' sum
             return f"declined: a second session of attempt {said.attempt} of the round {key}"
         return None
 
     def _rounds_closed_by(self, invited: Invited) -> set[str]:
         said = self._state.contribution
-        others = {"vote"} if invited.invitation.kind is SessionKind.OUTCOME else set()
+        others = {"vote"} if invited.invitation.kind is not SessionKind.VOTE else set()
         return others | ({said.round_key} if said is not None else set()) - {_key(invited)}
 
     def _on_ready(self, payload: bytes, now_s: float) -> list[Command]:
@@ -367,14 +365,6 @@ class DeviceRound:
             msg = f"no invitation while {self._phase.value}"
             raise LocalProtocolError(msg)
         return self._invitation
-
-
-_WAITING_FOR: Mapping[Awaited, str] = {
-    Awaited.DEVICES: "waiting for other devices",
-    Awaited.TRAINER: "waiting for the slim base",
-    Awaited.NOTHING: "waiting for the next level",
-    Awaited.OPERATOR: "paused by the operator",
-}
 
 
 def _key(invited: Invited) -> str:

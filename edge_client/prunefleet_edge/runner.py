@@ -18,17 +18,20 @@ from prunefleet_edge.egress import Egress, outcome_vector, vote_vector
 from prunefleet_edge.events import (
     Command,
     Event,
+    FollowRuling,
     Invited,
     OutcomeMeasured,
     Personalise,
     PrepareVote,
     Rest,
+    RulingFollowed,
     SaveState,
     SendCheckIn,
     SendToSum,
     Stop,
     VotePrepared,
 )
+from prunefleet_edge.kept_networks import KeptInMemory, KeptNetworks, ruling_words
 from prunefleet_edge.model_cache import ModelCache, NoCache
 from prunefleet_edge.release_policy import why_too_alike
 from prunefleet_edge.round import DeviceRound
@@ -80,11 +83,13 @@ class Standing:
         campaign_id: The campaign it takes part in; empty while it has none.
         level: 0-based level of the decision it tried last; None before the first.
         resting_s: How long it rests before it checks in again; None while it does not rest.
+        last_ruling: The last ruling that was followed, in words; empty before the first.
     """
 
     campaign_id: str = ""
     level: int | None = None
     resting_s: float | None = None
+    last_ruling: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,7 @@ class DeviceRunner:
         check_policy: Raises when the device's owner would not take part in such a campaign, given how many sums of
             votes this device has helped to release.
         membership: For secure sums; None takes part in campaigns of mode ``plain`` only.
+        kept: The networks in service and on trial; None remembers levels only.
         reply_slot_s: What was worked out is answered at a multiple of this since the work began, and a while later at
             random: how long it took would tell how many images there are. 0 answers at once.
     """
@@ -142,6 +148,7 @@ class DeviceRunner:
         cache: ModelCache | None = None,
         check_policy: Callable[[Campaign, int], None] = lambda _campaign, _num_released: None,
         membership: SumMembership | None = None,
+        kept: KeptNetworks | None = None,
         reply_slot_s: float = 0.0,
     ) -> None:
         self._egress = egress
@@ -153,6 +160,7 @@ class DeviceRunner:
         self._link = VerifiedLink(egress, operator_keys, self._world, self._limits, cache or NoCache())
         self._check_policy = check_policy
         self._membership = membership
+        self._kept = kept or KeptInMemory()
         self._reply_slot_s = reply_slot_s
         self._standing = Standing()
 
@@ -177,10 +185,11 @@ class DeviceRunner:
             PrunefleetError: The worker failed over the vote (a bug); nothing was contributed.
         """
         self._world.on_state(f"asking for the campaign of class {self._device_class}")
-        campaign = await self._link.get_campaign(self._device_class)
+        campaign = await self._link.get_campaign(self._device_class, self._is_over)
         self._check_policy(campaign, self._num_votes_before(campaign))
         self._standing = Standing(campaign.campaign_id)
         self._store.forget_others(campaign.campaign_id)
+        self._kept.drop_trials(campaign.campaign_id)
         self._world.on_state(f"downloading the base model {campaign.base_digest[:12]}")
         base = await self._link.download(campaign.base_digest)
         self._world.on_state("tracing the base model")
@@ -197,6 +206,10 @@ class DeviceRunner:
             retries=self._limits.retries,
         )
         return await self._follow(device_round, campaign, base)
+
+    def _is_over(self, campaign_id: str) -> bool:
+        state = self._store.load(campaign_id)
+        return state is not None and state.is_over
 
     def _num_votes_before(self, campaign: Campaign) -> int:
         """Released sums this device had voted in before; 0 once it has voted here: it is asked for no other."""
@@ -240,10 +253,12 @@ class DeviceRunner:
                 event = await self._while_watching(self._in_slot(self._prepare_vote(campaign, base)), device_round)
             case Personalise(decision, slim_base):
                 self._standing = replace(self._standing, level=decision.level)
-                model = await self._slim_model(slim_base) if slim_base.is_retrained else None
+                model = await self._slim_model(slim_base)
                 self._world.on_state(f"trying the decision of level {decision.level}")
                 work = self._personalise(campaign, decision, base, model)
                 event = await self._while_watching(self._in_slot(work), device_round)
+            case FollowRuling():
+                event = await self._follow_ruling(command, campaign, base)
             case SendToSum(message):
                 self._world.on_state(f"contributing to session {message.session_id[:12]}: {_STAGES[type(message)]}")
                 event = await self._link.ask(message)
@@ -287,21 +302,24 @@ class DeviceRunner:
                 task.cancel()
             await asyncio.gather(working, watching, return_exceptions=True)
 
-    async def _in_slot(self, work: Awaitable[Event]) -> Event:
+    async def _in_slot(self, work: Awaitable[T]) -> T:
         """What the work came to, held back so that when it is answered does not tell how long it took."""
         began_s, slot_s = self._world.clock(), self._reply_slot_s
-        event = await work
+        done = await work
         if slot_s:
             taken_s = self._world.clock() - began_s
             self._world.on_state("done; waiting for the next time to answer")
             await self._world.sleep(-taken_s % slot_s + self._world.rng.uniform(0.0, slot_s))
-        return event
+        return done
 
     async def _prepare_vote(self, campaign: Campaign, base: bytes) -> Event:
         vote = await self._bounded(self._work.prepare_vote(campaign, base), "preparing the vote")
         return VotePrepared(self._egress.seal(campaign, SessionKind.VOTE, vote_vector(campaign, vote)))
 
-    async def _slim_model(self, slim_base: SlimBase) -> bytes:
+    async def _slim_model(self, slim_base: SlimBase) -> bytes | None:
+        """What to fine-tune; None where the device is to blend, and has no use for it."""
+        if not slim_base.is_retrained:
+            return None
         self._world.on_state(f"downloading the slim base {slim_base.model_digest[:12]}")
         return await self._link.download(slim_base.model_digest, slim_base.model_bytes)
 
@@ -313,7 +331,26 @@ class DeviceRunner:
         except PrunefleetError as error:
             self._world.on_state(f"trying the decision failed: {error}; reporting it as tried and not finished")
             outcome = Outcome(finished=False)
-        return OutcomeMeasured(self._egress.seal(campaign, SessionKind.OUTCOME, outcome_vector(outcome)))
+        is_judged = campaign.acceptance is not None
+        vector = outcome_vector(outcome, is_judged=is_judged)
+        if is_judged and outcome.finished:
+            self._kept.note_trial(campaign, decision.level)
+        return OutcomeMeasured(self._egress.seal(campaign, SessionKind.OUTCOME, vector))
+
+    async def _follow_ruling(self, command: FollowRuling, campaign: Campaign, base: bytes) -> Event:
+        ruling, decision, slim_base = command.ruling, command.decision, command.slim_base
+        followed = self._kept.follow(ruling)
+        if decision and slim_base and ruling.level_for_all not in followed.in_service:
+            model = await self._slim_model(slim_base)
+            self._world.on_state(f"making the network of level {decision.level}, which was promoted")
+            work = self._work.personalise(campaign, decision, base, model)
+            await self._in_slot(self._bounded(work, "making the network"))
+            self._kept.note_trial(campaign, decision.level)
+            followed = self._kept.follow(ruling)
+        words = ruling_words(ruling, followed)
+        self._standing = replace(self._standing, last_ruling=words)
+        self._world.on_state(words)
+        return RulingFollowed()
 
     async def _rest(self, delay_s: float) -> None:
         until_s = self._world.clock() + delay_s

@@ -44,7 +44,7 @@ class StateFolder:
 
     @property
     def kept(self) -> Path:
-        """The networks that the device keeps, ``level-N.safetensors``."""
+        """The networks that the device keeps: in service ``level-N*.safetensors``; on trial see ``kept_networks``."""
         return self.path / "kept"
 
     def seed(self) -> int:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from prunefleet_edge.kept_networks import IN_SERVICE_GLOB
 from prunefleet_edge.network_file import info_facts, read_kept_info
 from prunefleet_shared.document_file import read_document_file, write_whole
 from prunefleet_shared.errors import ConfigError, InputError
@@ -39,6 +40,7 @@ class Status:
         skipped_files: The first of them, by path; never sent.
         heartbeat: When this file was last known to be right.
         pid: The process; 0 once it has ended.
+        last_ruling: The last ruling that was followed, in words; empty before the first.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Status:
     skipped_files: tuple[str, ...]
     heartbeat: str
     pid: int
+    last_ruling: str = ""
 
 
 class StatusFile:
@@ -91,11 +94,15 @@ class StatusFile:
                 self._on_trouble(str(error))
             self._is_troubled = True
 
-    def says(self, words: str, *, campaign_id: str, level: int | None, resting_s: float | None) -> None:
-        """The device does or waits for something else."""
+    def says(
+        self, words: str, *, campaign_id: str, level: int | None, resting_s: float | None, last_ruling: str = ""
+    ) -> None:
+        """The device does or waits for something else; of an empty ``last_ruling``, the one before stays."""
         since = self._status.since if words == self._status.words else self._now()
         wakes = None if resting_s is None else self._after(resting_s)
         self.update(words=words, since=since, next_check_in=wakes, campaign_id=campaign_id, level=level)
+        if last_ruling and last_ruling != self._status.last_ruling:
+            self.update(last_ruling=last_ruling)
 
     def failed(self, words: str) -> None:
         """Something went wrong."""
@@ -137,7 +144,7 @@ def is_fresh(status: Status, now: datetime) -> bool:
 
 def kept_facts(kept_folder: Path) -> dict[str, object] | None:
     """The network the device kept last; None while there is none."""
-    files = sorted(kept_folder.glob("level-*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+    files = sorted(kept_folder.glob(IN_SERVICE_GLOB), key=lambda path: path.stat().st_mtime_ns)
     try:
         return {"path": str(files[-1]), **info_facts(read_kept_info(files[-1]))} if files else None
     except InputError as error:
@@ -159,6 +166,7 @@ def status_text(status: Status, kept: dict[str, object] | None, now: datetime) -
         f"  campaign {status.campaign_id[:12]}" if status.campaign_id else "  no campaign",
         f"  level {status.level}" if status.level is not None else "",
         f"  kept network: {_kept_words(kept)}",
+        f"  last ruling: {status.last_ruling}" if status.last_ruling else "",
         f"  certificate until {status.certificate_until}",
         *_skipped_words(status),
         f"  last error, {status.last_error_at}: {status.last_error}" if status.last_error else "",

@@ -15,8 +15,9 @@ from typing import TypeVar
 
 from prunefleet_edge.backoff import Backoff, RetryPolicy, rest_s
 from prunefleet_edge.egress import Egress, Outgoing
-from prunefleet_edge.events import Event, Invited, LinkFailed, Refused, SumAnswered, ToldToComeBack
+from prunefleet_edge.events import Event, Invited, LinkFailed, Refused, RulingHeard, SumAnswered, ToldToComeBack
 from prunefleet_edge.model_cache import ModelCache
+from prunefleet_shared.acceptance import Ruling
 from prunefleet_shared.campaign import PRIVACY_MODES, Campaign, Decision, SlimBase
 from prunefleet_shared.documents import SignedDocument, digest, open_document
 from prunefleet_shared.errors import CarrierError, ConfigError, RejectReason, RemoteProtocolError, reject
@@ -31,6 +32,7 @@ from prunefleet_shared.messages import (
     GetCampaign,
     Invitation,
     ModelChunk,
+    RulingOffer,
     SumDown,
     SumUp,
 )
@@ -98,19 +100,26 @@ class VerifiedLink:
         self._world = world
         self._limits = limits
 
-    async def get_campaign(self, device_class: str) -> Campaign:
+    async def get_campaign(self, device_class: str, is_over: Callable[[str], bool] = lambda _id: False) -> Campaign:
         """The signed campaign of a device class, on terms this client can meet; waits until there is one.
+
+        A campaign that has ended is offered, too, while a device may have to hear what was ruled in it.
+
+        Args:
+            device_class: The device's.
+            is_over: Whether this device knows the end of a campaign, by its id.
 
         Raises:
             RemoteProtocolError: The signature or the terms do not hold.
             CarrierError: The coordinator cannot be reached.
         """
-        answer = await self._call_until_answered(GetCampaign(device_class))
-        while isinstance(answer, ComeBack):
-            await self._rest(answer, "no campaign runs for this class")
-            answer = await self._call_until_answered(GetCampaign(device_class))
-        signed = _expect(answer, CampaignOffer).campaign
+        signed = await self._get_signed(GetCampaign(device_class))
         campaign = self._opened(signed)
+        if is_over(campaign.campaign_id):
+            signed = await self._get_signed(GetCampaign(device_class, campaign.campaign_id))
+            campaign = self._opened(signed)
+        if is_over(campaign.campaign_id):
+            raise reject(RejectReason.WRONG_CAMPAIGN, expected="a campaign that goes on", got="one that has ended")
         num_levels = len(campaign.levels)
         is_known_mode = campaign.privacy.mode in PRIVACY_MODES
         if campaign.device_class != device_class or not is_known_mode or not 1 <= num_levels <= MAX_LEVELS:
@@ -121,6 +130,13 @@ class VerifiedLink:
         self._slim_base_key = bytes.fromhex(campaign.slim_base_key)
         self._keep(lambda: self._cache.save_campaign(signed))
         return campaign
+
+    async def _get_signed(self, question: GetCampaign) -> SignedDocument:
+        answer = await self._call_until_answered(question)
+        while isinstance(answer, ComeBack):
+            await self._rest(answer, "no campaign runs for this class")
+            answer = await self._call_until_answered(question)
+        return _expect(answer, CampaignOffer).campaign
 
     def _opened(self, signed: SignedDocument) -> Campaign:
         if signed.public_key not in self._operator_keys:
@@ -208,19 +224,22 @@ class VerifiedLink:
             return ToldToComeBack(come_back.after_ms / 1000, come_back.awaited)
         match answer:
             case Invitation():
-                return self._verified(answer)
+                return Invited(answer, *self._verified(answer))
+            case RulingOffer(signed):
+                ruling = open_document(signed, "ruling", Ruling, self._decision_key)
+                return RulingHeard(ruling, *self._verified(answer))
             case ComeBack(after_ms, awaited):
                 return ToldToComeBack(after_ms / 1000, awaited)
             case _:
                 return _expect(answer, CampaignEnded)
 
-    def _verified(self, invitation: Invitation) -> Invited:
+    def _verified(self, offer: Invitation | RulingOffer) -> tuple[Decision | None, SlimBase | None]:
         decision = slim_base = None
-        if invitation.decision is not None:
-            decision = open_document(invitation.decision, "decision", Decision, self._decision_key)
-        if invitation.slim_base is not None:
-            slim_base = open_document(invitation.slim_base, "slim_base", SlimBase, self._slim_base_key)
-        return Invited(invitation, decision, slim_base)
+        if offer.decision is not None:
+            decision = open_document(offer.decision, "decision", Decision, self._decision_key)
+        if offer.slim_base is not None:
+            slim_base = open_document(offer.slim_base, "slim_base", SlimBase, self._slim_base_key)
+        return decision, slim_base
 
     async def _call_until_answered(self, message: Outgoing) -> Down:
         backoff = Backoff(self._limits.retries, self._world.rng)

@@ -324,34 +324,54 @@ def personalise(
     def own_net(samples: Samples) -> Candidate:
         return alternative(campaign, decision, base, samples, options)
 
-    kept, verdict = judge(fleet_net, own_net, own, options)
+    def dense_net(samples: Samples) -> nn.Module:
+        return dense_copy(campaign, base, samples, options)  # the own choice was made of it: it is on the disk
+
+    judged_by = dense_net if campaign.acceptance is not None else None
+    kept, verdict, gain_over_dense = judge(fleet_net, own_net, judged_by, own, options)
     ratio = latency_ratio(kept.model, load_base(campaign, base, options.allowed_code), own.images[:1])
-    return Personalised(kept.model, kept.masks, verdict, Outcome(True, verdict.accepted, verdict.accuracy_gain, ratio))
+    outcome = Outcome(True, verdict.accepted, verdict.accuracy_gain, ratio, gain_over_dense)
+    return Personalised(kept.model, kept.masks, verdict, outcome)
 
 
 Fit = Callable[[Samples], Candidate]
 """Makes a network of some of a device's images."""
 
 
-def judge(fleet_net: Fit, own_net: Fit, own: Samples, options: WorkOptions) -> tuple[Candidate, Verdict]:
-    """The network to keep, and the gate's verdict on images that neither candidate saw while it was judged.
+def judge(
+    fleet_net: Fit, own_net: Fit, dense_net: Callable[[Samples], nn.Module] | None, own: Samples, options: WorkOptions
+) -> tuple[Candidate, Verdict, float | None]:
+    """The network to keep, the gate's verdict on images that neither candidate saw while it was judged, and the gain.
+
+    That is the accuracy of the network kept minus that of the dense copy on the same images, fitted on the same ones;
+    None without ``dense_net``.
 
     Args:
         fleet_net: Fits the fleet's network to samples.
         own_net: Fits the device's own choice.
+        dense_net: Fits the dense copy.
         own: All that the device learns from.
         options: Its seed splits, its margin judges.
     """
-    if len(own) < CROSS_FIT_BELOW:
-        generator = torch.Generator().manual_seed(options.seed)
-        first, second = (own[index] for index in stratified_halves(own.labels, generator))
-        results = [_paired(fleet_net(fit), own_net(fit), test) for fit, test in ((first, second), (second, first))]
-        verdict = _verdict(np.concatenate(results, axis=1), options)
-        return (fleet_net if verdict.accepted else own_net)(own), verdict
-    fit_index, gate_index = _fit_and_gate(own, options)
-    fleet, mine = fleet_net(own[fit_index]), own_net(own[fit_index])
-    verdict = _verdict(_paired(fleet, mine, own[gate_index]), options)
-    return (fleet if verdict.accepted else mine), verdict
+    is_cross_fitted = len(own) < CROSS_FIT_BELOW
+    if is_cross_fitted:
+        first, second = stratified_halves(own.labels, torch.Generator().manual_seed(options.seed))
+        splits = [(own[first], own[second]), (own[second], own[first])]
+    else:
+        fit_index, gate_index = _fit_and_gate(own, options)
+        splits = [(own[fit_index], own[gate_index])]
+    paired, dense_hits = [], []
+    for fit, test in splits:
+        fleet, mine = fleet_net(fit), own_net(fit)
+        paired.append(_paired(fleet, mine, test))
+        dense_hits += [_hits(dense_net(fit), test)] if dense_net is not None else []
+    paired_4N = np.concatenate(paired, axis=1)
+    verdict = _verdict(paired_4N, options)
+    kept_N = paired_4N[2 if verdict.accepted else 3]
+    gain = float(np.mean(kept_N - np.concatenate(dense_hits))) if dense_hits else None
+    if is_cross_fitted:
+        return (fleet_net if verdict.accepted else own_net)(own), verdict, gain
+    return (fleet if verdict.accepted else mine), verdict, gain
 
 
 def _verdict(paired_4N: FloatArray, options: WorkOptions) -> Verdict:
@@ -363,7 +383,12 @@ def _paired(fleet: Candidate, mine: Candidate, test: Samples) -> FloatArray:
     rows = []
     for model in (fleet.model, mine.model):
         rows.append(losses(model, test).double().numpy())
-    for model in (fleet.model, mine.model):
-        with torch.no_grad():
-            rows.append((model.eval()(test.images).argmax(dim=1) == test.labels).double().numpy())
+    rows += [_hits(fleet.model, test), _hits(mine.model, test)]
     return np.stack(rows)
+
+
+def _hits(model: nn.Module, test: Samples) -> FloatArray:
+    """Whether a network is right, image by image: float64 [N] of 0 and 1."""
+    with torch.no_grad():
+        hits: FloatArray = (model.eval()(test.images).argmax(dim=1) == test.labels).double().numpy()
+    return hits

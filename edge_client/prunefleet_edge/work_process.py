@@ -118,6 +118,7 @@ class Worker:
 
     def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None) -> Outcome:
         """See ``work.personalise``; the network that is kept goes to the disk."""
+        from prunefleet_edge.kept_networks import file_name
         from prunefleet_edge.network_file import KeptInfo, save_kept
         from prunefleet_edge.work import personalise
 
@@ -137,7 +138,7 @@ class Worker:
             group_names=tuple(group.name for group in campaign.layout.groups),
         )
         if self._setup.kept_dir is not None:
-            save_kept(self._setup.kept_dir / f"level-{decision.level}.safetensors", done.kept, info)
+            save_kept(self._setup.kept_dir / file_name(campaign, decision.level), done.kept, info)
         self._tidy()
         return done.outcome
 

@@ -1,4 +1,4 @@
-"""The three signed documents of a campaign: what is asked, what was decided, what was shipped.
+"""Signed documents of a campaign: what is asked, what was decided, what was shipped; what was ruled: ``acceptance``.
 
 All numbers are integers, so that a decision replays bit for bit on any machine (see ``documents``).
 """
@@ -6,8 +6,9 @@ All numbers are integers, so that a decision replays bit for bit on any machine 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.decision_rules import DEFAULT_RULES, DecisionRules
 from prunefleet_shared.documents import canonical_bytes
 from prunefleet_shared.gate_terms import DEFAULT_GATE, GateTerms
@@ -15,12 +16,14 @@ from prunefleet_shared.lanes import LaneTable, vote_lanes
 from prunefleet_shared.layout import CostTable, Layout
 from prunefleet_shared.limits import NO_LIMITS, Constraint, JointCost, Limits
 from prunefleet_shared.messages import SessionKind
-from prunefleet_shared.metrics import OUTCOME_LANES
+from prunefleet_shared.metrics import outcome_lanes
 from prunefleet_shared.steering_terms import SteeringTerms
 
 PLAIN, SUM, SUM_DP = "plain", "sum", "sum+dp"
 PRIVACY_MODES = (PLAIN, SUM, SUM_DP)
 """``plain``: the coordinator sees each contribution. ``sum``: only their exact sum. ``sum+dp``: only a noisy sum."""
+MIN_ROBUST_COHORTS = 3
+"""Of fewer cohorts there is no middle that a single bad one cannot move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,7 @@ class Campaign:
             decision as ``rules.public_votes`` devices. Empty where nobody worked it out.
         further_tables: Costs that have budgets of their own beside the cost table's; all hold at once.
         limits: What every choice of widths must leave, the fleet's and each device's.
+        acceptance: By what its decisions are judged; None: nothing is judged, a level follows whatever the outcome.
         gate: What devices set the fleet's network against.
     """
 
@@ -144,6 +148,7 @@ class Campaign:
     public_options: tuple[tuple[int, ...], ...] = ()
     further_tables: tuple[CostTable, ...] = ()
     limits: Limits = NO_LIMITS
+    acceptance: Acceptance | None = None
     gate: GateTerms = DEFAULT_GATE
 
     def constraints(self, level: int) -> tuple[Constraint, ...]:
@@ -164,7 +169,23 @@ class Campaign:
 
     def lanes_of(self, kind: SessionKind) -> LaneTable:
         """The lane table of a session: what a contribution to it consists of."""
-        return self.vote_lanes if kind is SessionKind.VOTE else OUTCOME_LANES
+        return self.vote_lanes if kind is SessionKind.VOTE else outcome_lanes(is_judged=self.acceptance is not None)
+
+    @property
+    def has_canaries(self) -> bool:
+        """Whether few devices try a decision before all are given it."""
+        return self.acceptance is not None and self.acceptance.canary_size > 0
+
+    def cohort_of(self, kind: SessionKind) -> CohortPolicy:
+        """Whom a session of this kind waits for: canaries, where there are some, for the outcome of a new decision."""
+        terms = self.acceptance
+        if terms is None or not terms.canary_size or kind is not SessionKind.OUTCOME:
+            return self.cohort
+        size, count = terms.canary_size, terms.canary_count
+        # As large a part of the canaries as of the cohort; a robust rule needs three cohorts.
+        quorum = -(-size * self.cohort.quorum // self.cohort.size)
+        combination = self.cohort.combination if count >= MIN_ROBUST_COHORTS else "sum"
+        return replace(self.cohort, size=size, quorum=quorum, count=count, combination=combination)
 
 
 @dataclass(frozen=True, slots=True)

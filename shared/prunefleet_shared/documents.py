@@ -1,4 +1,4 @@
-"""Signed documents: campaign, decision and slim base as canonical JSON under a P-256 signature.
+"""Signed documents: campaign, decision, slim base and ruling as canonical JSON under a P-256 signature.
 
 People read these files, replay recomputes them, and a signature must survive both, so the payload is JSON with sorted
 keys, no spaces, ASCII only, and integers and strings only (floats have no canonical form). ``kind`` is signed along
@@ -31,7 +31,7 @@ class SignedDocument:
     """A document as it travels and is stored.
 
     Attributes:
-        kind: ``"campaign"``, ``"decision"`` or ``"slim_base"``; part of what is signed.
+        kind: ``"campaign"``, ``"decision"``, ``"slim_base"`` or ``"ruling"``; part of what is signed.
         payload: Canonical JSON, ASCII.
         signature: ECDSA P-256 with SHA-256, DER.
         public_key: The signer's key, DER SubjectPublicKeyInfo.

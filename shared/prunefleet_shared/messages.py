@@ -12,6 +12,7 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol
 
+from prunefleet_shared.acceptance import RulingReason
 from prunefleet_shared.authority_messages import AuthorityDown, AuthorityUp
 from prunefleet_shared.documents import SignedDocument
 from prunefleet_shared.roles import Peer, Role
@@ -31,7 +32,8 @@ class SessionKind(enum.IntEnum):
     """What a session sums."""
 
     VOTE = 1  # graded mask and width votes, once per scoring epoch
-    OUTCOME = 2  # how a decision went
+    OUTCOME = 2  # how a decision went; where there are canaries, among them
+    ROLLOUT = 3  # how a promoted decision went on devices that were no canaries of it
 
 
 class Readiness(enum.IntEnum):
@@ -55,7 +57,7 @@ class Awaited(enum.IntEnum):
 class Ending(enum.IntEnum):
     """How a campaign ended."""
 
-    COMPLETED = 1  # the schedule ran to its end
+    COMPLETED = 1  # the schedule, or the search for the smallest network, ran to its end
     FAILED = 2  # given up: no quorum in any attempt of a round
     STOPPED = 3  # by the operator
 
@@ -77,6 +79,7 @@ class Phase(enum.IntEnum):
     COMPLETED = 4  # every level was decided and measured
     FAILED = 5  # a round ran out of attempts
     STOPPED = 6  # by the operator
+    ROLLING_OUT = 7  # the smallest network that canaries hold is tried by others; their outcome is gathered
 
 
 # --- up: device → coordinator --------------------------------------------------------------------------------------
@@ -84,18 +87,20 @@ class Phase(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class GetCampaign:
-    """Asks for the signed campaign of a device class."""
+    """Asks for the signed campaign of a device class; not for ``ended_campaign_id``, whose end is known (or empty)."""
 
     device_class: str
+    ended_campaign_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckIn:
-    """Says that the device is there and what network it traced."""
+    """Says that the device is there, what network it traced, and how many of the campaign's rulings it has heard."""
 
     campaign_id: str
     layout_fingerprint: str
     readiness: Readiness
+    rulings_heard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +216,21 @@ class ComeBack:
 
 
 @dataclass(frozen=True, slots=True)
+class RulingOffer:
+    """What was ruled last, for a device that has not heard it.
+
+    Attributes:
+        ruling: Signed by the coordinator.
+        decision: Where the ruling names a level for all: its signed decision.
+        slim_base: With it, the signed slim base to fine-tune.
+    """
+
+    ruling: SignedDocument
+    decision: SignedDocument | None = None
+    slim_base: SignedDocument | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CampaignEnded:
     """The campaign is over."""
 
@@ -246,6 +266,27 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class RulingStatus:
+    """What a :class:`~prunefleet_shared.acceptance.Ruling` comes to, for the operator's eyes.
+
+    Attributes:
+        level: 0-based level of the schedule.
+        is_rollout: Judged by a rollout; False: by the canaries.
+        reason: Why; only ``HELD`` promotes.
+        num_devices: Devices in the sum.
+        num_worse: Of these, worse off.
+        max_worse: So many may be.
+    """
+
+    level: int
+    is_rollout: bool
+    reason: RulingReason
+    num_devices: int
+    num_worse: int
+    max_worse: int
+
+
+@dataclass(frozen=True, slots=True)
 class CampaignStatus:
     """Where one campaign stands, for the operator's eyes only.
 
@@ -264,6 +305,7 @@ class CampaignStatus:
         awaited: What is waited for.
         awaited_for_ms: How long already.
         awaited_ids: Invited devices that have not contributed, sorted, at most 200.
+        rulings: What was ruled so far, oldest first.
     """
 
     campaign_id: str
@@ -280,6 +322,7 @@ class CampaignStatus:
     awaited: Awaited
     awaited_for_ms: int
     awaited_ids: tuple[str, ...]
+    rulings: tuple[RulingStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +346,16 @@ OperatorUp = StartCampaign | ControlCampaign | GetStatus
 CoordinatorUp = FleetUp | TrainerUp | OperatorUp
 """What a coordinator is asked."""
 CoordinatorDown = (
-    CampaignOffer | Invitation | ComeBack | CampaignEnded | SumDown | ModelChunk | DecisionOffer | Stored | FleetStatus
+    CampaignOffer
+    | Invitation
+    | RulingOffer
+    | ComeBack
+    | CampaignEnded
+    | SumDown
+    | ModelChunk
+    | DecisionOffer
+    | Stored
+    | FleetStatus
 )
 """What a coordinator answers."""
 Up = CoordinatorUp | AuthorityUp

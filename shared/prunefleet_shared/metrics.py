@@ -33,7 +33,7 @@ GAIN_EDGES = (
     0.30,
     0.40,
 )
-"""Accuracy gained over the device's own choice on its gate split (fraction; negative = lost)."""
+"""Accuracy gained on the device's gate split, over its own choice or its dense copy (fraction; negative = lost)."""
 LATENCY_EDGES = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 0.50, 0.60, 0.70, 0.80, 0.90, 1.00, 1.25, 1.50)
 """Latency of the slim network as a fraction of the dense one's, batch 1, on the device."""
 
@@ -47,12 +47,15 @@ class Outcome:
         accepted: The gate kept the fleet's network rather than the device's own.
         accuracy_gain: Fleet's minus own choice's accuracy on the gate split, fraction in [-1, 1]; None if unfinished.
         latency_ratio: Slim ÷ dense latency, > 0; None if unfinished.
+        gain_over_dense: Accuracy of the network that the device kept minus that of its dense copy, on the gate split,
+            fraction in [-1, 1]; None if unfinished, or if the campaign judges nothing.
     """
 
     finished: bool
     accepted: bool = False
     accuracy_gain: float | None = None
     latency_ratio: float | None = None
+    gain_over_dense: float | None = None
 
 
 OUTCOME_LANES = LaneTable(
@@ -64,15 +67,25 @@ OUTCOME_LANES = LaneTable(
         LaneBlock("latency_ratio", NUM_BINS, 1, LaneRule.AT_MOST_ONE),
     )
 )
-"""The lane table of every outcome session."""
+"""The lane table of an outcome session, in a campaign that judges nothing."""
+JUDGED_OUTCOME_LANES = LaneTable(
+    (*OUTCOME_LANES.blocks, LaneBlock("gain_over_dense", NUM_BINS, 1, LaneRule.AT_MOST_ONE))
+)
+"""The same in a campaign with an accuracy floor: what is not judged by is not asked."""
 
 
-def outcome_vector(outcome: Outcome) -> IntArray:
-    """The contribution (int64, ``OUTCOME_LANES.num_lanes`` long) that says ``outcome``."""
-    flags = [1, int(outcome.finished), int(outcome.accepted)]
+def outcome_lanes(*, is_judged: bool) -> LaneTable:
+    """The lane table of the outcome sessions of a campaign with, or without, an accuracy floor."""
+    return JUDGED_OUTCOME_LANES if is_judged else OUTCOME_LANES
+
+
+def outcome_vector(outcome: Outcome, *, is_judged: bool = False) -> IntArray:
+    """The contribution (int64, as long as :func:`outcome_lanes`) that says ``outcome``."""
+    flags = np.asarray([1, int(outcome.finished), int(outcome.accepted)], dtype=np.int64)
     gain = one_hot(outcome.accuracy_gain, GAIN_EDGES)
     latency = one_hot(outcome.latency_ratio, LATENCY_EDGES)
-    return np.concatenate([np.asarray(flags, dtype=np.int64), gain, latency])
+    judged = [one_hot(outcome.gain_over_dense, GAIN_EDGES)] if is_judged else []
+    return np.concatenate([flags, gain, latency, *judged])
 
 
 def one_hot(value: float | None, edges: tuple[float, ...]) -> IntArray:
@@ -93,6 +106,7 @@ class OutcomeTally:
         accepted: Of those, how many kept the fleet's network.
         accuracy_gain: 16 counts over :data:`GAIN_EDGES`.
         latency_ratio: 16 counts over :data:`LATENCY_EDGES`.
+        gain_over_dense: 16 counts over :data:`GAIN_EDGES`; empty in a campaign that judges nothing.
     """
 
     tried: int
@@ -100,15 +114,18 @@ class OutcomeTally:
     accepted: int
     accuracy_gain: tuple[int, ...]
     latency_ratio: tuple[int, ...]
+    gain_over_dense: tuple[int, ...] = ()
 
 
 def read_outcome(total: IntArray) -> OutcomeTally:
-    """Name the parts of a summed outcome vector."""
-    parts = OUTCOME_LANES.split(total)
+    """Name the parts of a summed outcome vector of either table."""
+    table = outcome_lanes(is_judged=len(total) == JUDGED_OUTCOME_LANES.num_lanes)
+    parts = table.split(total)
     return OutcomeTally(
         tried=int(parts["tried"][0]),
         finished=int(parts["finished"][0]),
         accepted=int(parts["accepted"][0]),
         accuracy_gain=tuple(int(n) for n in parts["accuracy_gain"]),
         latency_ratio=tuple(int(n) for n in parts["latency_ratio"]),
+        gain_over_dense=tuple(int(n) for n in parts.get("gain_over_dense", ())),
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prunefleet_shared.acceptance import MAX_RULINGS, Acceptance
 from prunefleet_shared.campaign import Campaign, NoiseTerms
 from prunefleet_shared.errors import ConfigError
-from prunefleet_shared.lanes import LaneTable, vote_lanes
+from prunefleet_shared.lanes import vote_lanes
 from prunefleet_shared.layout import MAX_LEVELS, Layout
 from prunefleet_shared.messages import SessionKind
-from prunefleet_shared.metrics import OUTCOME_LANES
+from prunefleet_shared.metrics import outcome_lanes
 from prunefleet_shared.privacy_budget import MAX_EPSILON, MAX_MULTIPLIER_MILLI, multiplier_milli_for, why_overspent
 
 DELTA_POWERS = range(3, 13)
@@ -28,8 +29,17 @@ class NoiseWish:
     delta_power: int
 
 
-def make_noise_terms(layout: Layout, num_levels: int, wish: NoiseWish, *, is_steered: bool = False) -> NoiseTerms:
+def make_noise_terms(
+    layout: Layout,
+    num_levels: int,
+    wish: NoiseWish,
+    acceptance: Acceptance | None = None,
+    *,
+    is_steered: bool = False,
+) -> NoiseTerms:
     """Terms that cover one vote and the outcome of every level, with as little noise as the wish needs.
+
+    With canaries, an outcome is summed twice: among them, and in the rollout.
 
     Raises:
         ConfigError: Epsilon or delta are out of range (the operator's to mend).
@@ -37,9 +47,12 @@ def make_noise_terms(layout: Layout, num_levels: int, wish: NoiseWish, *, is_ste
     if not 1 <= wish.epsilon_milli <= 1000 * MAX_EPSILON or wish.delta_power not in DELTA_POWERS:
         msg = f"noise: expected epsilon 0.001 to {MAX_EPSILON:g} and delta 1e-3 to 1e-12"
         raise ConfigError(msg)
-    tables = _released(vote_lanes(layout, num_levels, is_noisy=True, is_steered=is_steered), num_levels)
+    num_outcomes = num_levels * (2 if acceptance and acceptance.canary_size else 1)
+    outcome_table = outcome_lanes(is_judged=acceptance is not None)
+    vote_table = vote_lanes(layout, num_levels, is_noisy=True, is_steered=is_steered)
+    tables = [vote_table, *[outcome_table] * num_outcomes]
     multiplier_milli = multiplier_milli_for(tables, wish.epsilon_milli / 1000, 10.0**-wish.delta_power)
-    return NoiseTerms(wish.epsilon_milli, wish.delta_power, num_levels, multiplier_milli)
+    return NoiseTerms(wish.epsilon_milli, wish.delta_power, num_outcomes, multiplier_milli)
 
 
 def why_noise_impossible(campaign: Campaign) -> str | None:
@@ -49,13 +62,11 @@ def why_noise_impossible(campaign: Campaign) -> str | None:
         return None
     if not 1 <= terms.epsilon_milli <= 1000 * MAX_EPSILON or terms.delta_power not in DELTA_POWERS:
         return f"noise of epsilon {terms.epsilon_milli / 1000:g}, delta 10^-{terms.delta_power} promises nothing"
-    if not 1 <= terms.num_outcomes <= MAX_LEVELS or not 1 <= terms.multiplier_milli <= MAX_MULTIPLIER_MILLI:
-        return f"a budget covers 1 to {MAX_LEVELS} outcome sums, with a noise multiplier of 0.001 to 1000"
+    most = MAX_RULINGS if campaign.has_canaries else MAX_LEVELS
+    if not 1 <= terms.num_outcomes <= most or not 1 <= terms.multiplier_milli <= MAX_MULTIPLIER_MILLI:
+        return f"a budget covers 1 to {most} outcome sums, with a noise multiplier of 0.001 to 1000"
     if terms.num_outcomes < len(campaign.levels):  # devices rely on it: a coordinator that lies would not stop in time
         return f"the budget is for {terms.num_outcomes} outcome sums, the schedule has {len(campaign.levels)} levels"
-    tables = _released(campaign.lanes_of(SessionKind.VOTE), terms.num_outcomes)
+    outcome_table = campaign.lanes_of(SessionKind.OUTCOME)
+    tables = [campaign.lanes_of(SessionKind.VOTE), *[outcome_table] * terms.num_outcomes]
     return why_overspent(tables, terms.multiplier_milli, terms.epsilon_milli / 1000, 10.0**-terms.delta_power)
-
-
-def _released(vote_table: LaneTable, num_outcomes: int) -> list[LaneTable]:
-    return [vote_table, *[OUTCOME_LANES] * num_outcomes]

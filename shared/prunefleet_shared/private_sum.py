@@ -289,7 +289,7 @@ def open_device_sum(campaign: Campaign, facts: SessionFacts, vector: IntArray, k
 
 def open_coordinator_sum(campaign: Campaign, facts: SessionFacts, members: Members | None) -> CoordinatorSum:
     """The coordinator's end of a session; ``members`` may be None in mode ``plain``."""
-    table, cohort = campaign.lanes_of(facts.kind), campaign.cohort
+    table, cohort = campaign.lanes_of(facts.kind), campaign.cohort_of(facts.kind)
     rule = CohortRule(cohort.size, max(cohort.quorum, campaign.privacy.min_devices))
     if campaign.privacy.mode == PLAIN:
         return PlainCoordinatorSum(facts.session_id, table, rule)

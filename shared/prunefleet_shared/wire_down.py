@@ -11,6 +11,8 @@ from prunefleet_shared import messages as m
 from prunefleet_shared import wire_limits as limits
 from prunefleet_shared import wire_sum
 from prunefleet_shared._generated.prunefleet.v1 import messages_pb2 as pb
+from prunefleet_shared.acceptance import MAX_RULINGS, RulingReason
+from prunefleet_shared.documents import SignedDocument
 from prunefleet_shared.layout import MAX_LEVELS
 from prunefleet_shared.messages import CoordinatorDown
 from prunefleet_shared.wire_limits import CHUNK_BYTES, closed, hex_of, raw_of, sized
@@ -32,6 +34,8 @@ def down_to_wire(response_type: type[Any], down: CoordinatorDown) -> Message:
             wire = pb.GetCampaignResponse(campaign=document_to_wire(document))
         case m.Invitation():
             wire = pb.CheckInResponse(invitation=_invitation_to_wire(down))
+        case m.RulingOffer():
+            wire = pb.CheckInResponse(ruling=_ruling_to_wire(down))
         case m.ModelChunk(total_bytes, chunk):
             wire = pb.FetchModelResponse(total_bytes=total_bytes, chunk=chunk)
         case m.DecisionOffer():
@@ -84,6 +88,8 @@ def _alternative_from_wire(
         return _offer_from_wire(part)
     if which == "invitation":
         return _invitation_from_wire(part)
+    if which == "ruling":
+        return m.RulingOffer(document_in(part, "ruling"), *_decision_and_slim_base(part))
     if which == "come_back":
         return come_back_from_wire(part)
     return m.CampaignEnded(closed(m.Ending, part.ending, "ending"))
@@ -109,15 +115,35 @@ def _offer_from_wire(wire: pb.DecisionOffer) -> m.DecisionOffer:
 
 
 def _invitation_to_wire(invitation: m.Invitation) -> pb.Invitation:
-    decision, slim_base = invitation.decision, invitation.slim_base
     return pb.Invitation(
         session_id=raw_of(invitation.session_id),
         kind=invitation.kind.value,  # type: ignore[arg-type]  # the numbers are the wire's
         level=invitation.level,
         attempt=invitation.attempt,
         remaining_ms=invitation.remaining_ms,
-        decision=None if decision is None else document_to_wire(decision),
-        slim_base=None if slim_base is None else document_to_wire(slim_base),
+        decision=_document_or_none(invitation.decision),
+        slim_base=_document_or_none(invitation.slim_base),
+    )
+
+
+def _ruling_to_wire(offer: m.RulingOffer) -> pb.RulingOffer:
+    return pb.RulingOffer(
+        ruling=document_to_wire(offer.ruling),
+        decision=_document_or_none(offer.decision),
+        slim_base=_document_or_none(offer.slim_base),
+    )
+
+
+def _document_or_none(document: SignedDocument | None) -> pb.SignedDocument | None:
+    return None if document is None else document_to_wire(document)
+
+
+def _decision_and_slim_base(
+    wire: pb.Invitation | pb.RulingOffer,
+) -> tuple[SignedDocument | None, SignedDocument | None]:
+    return (
+        document_in(wire, "decision") if wire.HasField("decision") else None,
+        document_in(wire, "slim_base") if wire.HasField("slim_base") else None,
     )
 
 
@@ -128,8 +154,7 @@ def _invitation_from_wire(wire: pb.Invitation) -> m.Invitation:
         limits.bounded(wire.level, range(MAX_LEVELS), "level"),
         limits.bounded(wire.attempt, range(1, limits.MAX_ATTEMPT + 1), "attempt"),
         wire.remaining_ms,
-        document_in(wire, "decision") if wire.HasField("decision") else None,
-        document_in(wire, "slim_base") if wire.HasField("slim_base") else None,
+        *_decision_and_slim_base(wire),
     )
 
 
@@ -143,7 +168,12 @@ def _status_to_wire(status: m.FleetStatus) -> pb.GetStatusResponse:
 
 def _campaign_to_wire(status: m.CampaignStatus) -> pb.CampaignStatus:
     values = {field.name: getattr(status, field.name) for field in dataclasses.fields(status)}
-    return pb.CampaignStatus(**(values | {"campaign_id": raw_of(status.campaign_id)}))
+    rulings = [_ruling_status_to_wire(ruling) for ruling in status.rulings]
+    return pb.CampaignStatus(**(values | {"campaign_id": raw_of(status.campaign_id), "rulings": rulings}))
+
+
+def _ruling_status_to_wire(ruling: m.RulingStatus) -> pb.RulingStatus:
+    return pb.RulingStatus(**{field.name: getattr(ruling, field.name) for field in dataclasses.fields(ruling)})
 
 
 def _status_from_wire(wire: pb.GetStatusResponse) -> m.FleetStatus:
@@ -154,6 +184,7 @@ def _status_from_wire(wire: pb.GetStatusResponse) -> m.FleetStatus:
 
 def _campaign_from_wire(wire: pb.CampaignStatus) -> m.CampaignStatus:
     limits.bounded(len(wire.awaited_ids), range(limits.MAX_AWAITED_IDS + 1), "awaited_ids")
+    limits.bounded(len(wire.rulings), range(MAX_RULINGS + 1), "rulings")
     return m.CampaignStatus(
         campaign_id=hex_of(wire.campaign_id, limits.ID_BYTES, "campaign_id"),
         device_class=limits.device_class(wire.device_class),
@@ -169,4 +200,16 @@ def _campaign_from_wire(wire: pb.CampaignStatus) -> m.CampaignStatus:
         awaited=closed(m.Awaited, wire.awaited, "awaited"),
         awaited_for_ms=wire.awaited_for_ms,
         awaited_ids=tuple(limits.member_name(name, "awaited_ids") for name in wire.awaited_ids),
+        rulings=tuple(_ruling_status_from_wire(ruling) for ruling in wire.rulings),
+    )
+
+
+def _ruling_status_from_wire(wire: pb.RulingStatus) -> m.RulingStatus:
+    return m.RulingStatus(
+        level=limits.bounded(wire.level, range(MAX_LEVELS), "level"),
+        is_rollout=wire.is_rollout,
+        reason=closed(RulingReason, wire.reason, "reason"),
+        num_devices=wire.num_devices,
+        num_worse=wire.num_worse,
+        max_worse=wire.max_worse,
     )

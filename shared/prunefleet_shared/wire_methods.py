@@ -43,6 +43,7 @@ from prunefleet_shared.messages import (
     ModelChunk,
     PublishSlimBase,
     Role,
+    RulingOffer,
     StartCampaign,
     Stored,
     Up,
@@ -110,7 +111,7 @@ _CERTIFICATES = limits.MAX_MEMBERSHIP_BYTES
 _OFFER = 2 * _DOCUMENTS + limits.MAX_TOTAL_BYTES
 _ROWS = (
     Method(GetCampaign, (CampaignOffer, ComeBack), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
-    Method(CheckIn, (Invitation, ComeBack, CampaignEnded), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
+    Method(CheckIn, (Invitation, RulingOffer, ComeBack, CampaignEnded), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
     Method(Advertise, (Roster, ComeBack), FLEET, _DEVICE, limits.MAX_ADVERT_BYTES, limits.MAX_ROSTER_BYTES),
     Method(
         FetchCertificates,

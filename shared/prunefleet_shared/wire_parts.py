@@ -14,6 +14,7 @@ _KINDS = {
     "campaign": pb.DOCUMENT_KIND_CAMPAIGN,
     "decision": pb.DOCUMENT_KIND_DECISION,
     "slim_base": pb.DOCUMENT_KIND_SLIM_BASE,
+    "ruling": pb.DOCUMENT_KIND_RULING,
 }
 _KIND_NAMES: dict[int, str] = {number: name for name, number in _KINDS.items()}
 

@@ -11,16 +11,20 @@ from prunefleet_shared import messages as m
 from prunefleet_shared import wire_limits as limits
 from prunefleet_shared import wire_sum
 from prunefleet_shared._generated.prunefleet.v1 import messages_pb2 as pb
+from prunefleet_shared.acceptance import MAX_RULINGS
 from prunefleet_shared.messages import CoordinatorUp, OperatorUp
 from prunefleet_shared.wire_limits import CHUNK_BYTES, closed, hex_of, raw_of, sized
 from prunefleet_shared.wire_parts import document_in, document_to_wire, model_offset, model_total
 
 UP_TO_WIRE: Mapping[type, Callable[[Any], Message]] = {
-    m.GetCampaign: lambda up: pb.GetCampaignRequest(device_class=up.device_class),
+    m.GetCampaign: lambda up: pb.GetCampaignRequest(
+        device_class=up.device_class, ended_campaign_id=raw_of(up.ended_campaign_id)
+    ),
     m.CheckIn: lambda up: pb.CheckInRequest(
         campaign_id=raw_of(up.campaign_id),
         layout_fingerprint=raw_of(up.layout_fingerprint),
         readiness=up.readiness,
+        rulings_heard=up.rulings_heard,
     ),
     m.FetchModel: lambda up: pb.FetchModelRequest(digest=raw_of(up.digest), offset=up.offset),
     m.AwaitDecision: lambda up: pb.AwaitDecisionRequest(campaign_id=raw_of(up.campaign_id)),
@@ -41,15 +45,17 @@ def up_from_wire(wire: Message) -> CoordinatorUp | None:
     up: CoordinatorUp | None
     match wire:
         case pb.GetCampaignRequest():
-            up = m.GetCampaign(limits.device_class(wire.device_class))
+            ended_id = _id_or_empty(wire.ended_campaign_id, "ended_campaign_id")
+            up = m.GetCampaign(limits.device_class(wire.device_class), ended_id)
         case pb.CheckInRequest():
             campaign_id = hex_of(wire.campaign_id, limits.ID_BYTES, "campaign_id")
             fingerprint = hex_of(wire.layout_fingerprint, limits.DIGEST_BYTES, "layout_fingerprint")
-            up = m.CheckIn(campaign_id, fingerprint, closed(m.Readiness, wire.readiness, "readiness"))
+            heard = limits.bounded(wire.rulings_heard, range(MAX_RULINGS + 1), "rulings_heard")
+            up = m.CheckIn(campaign_id, fingerprint, closed(m.Readiness, wire.readiness, "readiness"), heard)
         case pb.FetchModelRequest():
             up = m.FetchModel(hex_of(wire.digest, limits.DIGEST_BYTES, "digest"), model_offset(wire.offset))
         case pb.AwaitDecisionRequest():
-            up = m.AwaitDecision(hex_of(wire.campaign_id, limits.ID_BYTES, "campaign_id") if wire.campaign_id else "")
+            up = m.AwaitDecision(_id_or_empty(wire.campaign_id, "campaign_id"))
         case pb.UploadModelRequest():
             chunk = sized(wire.chunk, range(1, CHUNK_BYTES + 1), "chunk")
             digest = hex_of(wire.digest, limits.DIGEST_BYTES, "digest")
@@ -59,6 +65,10 @@ def up_from_wire(wire: Message) -> CoordinatorUp | None:
         case _:
             up = _operator_up_from_wire(wire) or wire_sum.up_from_wire(wire)
     return up
+
+
+def _id_or_empty(raw: bytes, field: str) -> str:
+    return hex_of(raw, limits.ID_BYTES, field) if raw else ""
 
 
 def _operator_up_from_wire(wire: Message) -> OperatorUp | None:

@@ -71,7 +71,7 @@ def start_worker() -> None:
 
 
 def base_job(
-    spec: ModelSpec, public: Pool, recipe: Recipe, seed: int, base: Path | None, *, is_steered: bool
+    spec: ModelSpec, public: Pool, recipe: Recipe, seed: int, base: Path | None, *, is_steered: bool = False
 ) -> BaseFiles:
     """Train the base on public data, or read it, and describe it."""
     samples = public.samples(spec.num_classes, "public data")

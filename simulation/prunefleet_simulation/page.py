@@ -45,6 +45,7 @@ PHASE_HEADINGS: dict[PhaseName, str] = {
     "voting": "The fleet is voting",
     "retraining": "Decided; the trainer's network is awaited",
     "measuring": "Decided; the fleet is measuring",
+    "rolling_out": "Promoted by its canaries; the rollout is measured",
     "completed": "The campaign is completed",
     "failed": "The campaign failed: too few devices took part in a round",
     "stopped": "The campaign was stopped by the operator",

@@ -1,6 +1,7 @@
 """One contract for every store; a new store only has to appear in the fixture ``store``."""
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from prunefleet_coordinator.aggregation import decide
 from prunefleet_coordinator.state import ClosedRound, Snapshot
 from prunefleet_coordinator.store import BlobPiece, MemoryStore, SqlStore, StoredCampaign
 from prunefleet_coordinator.testing import random_vote, small_campaign
+from prunefleet_shared.acceptance import Ruling, RulingReason
 from prunefleet_shared.campaign import SlimBase
 from prunefleet_shared.documents import SignedDocument, digest
 from prunefleet_shared.errors import LocalProtocolError
@@ -61,6 +63,24 @@ def test_a_closing_keeps_sum_snapshot_and_decision(store):
     assert store.load_snapshot(CAMPAIGN.campaign_id) == DECIDED
     assert store.load_closed(CAMPAIGN.campaign_id, SessionKind.VOTE, 0) == CLOSED
     assert store.load_document(CAMPAIGN.campaign_id, "decision", DECIDED.level) == SIGNED
+
+
+def test_a_closing_keeps_the_ruling_on_it_under_its_number(store):
+    ruling = SignedDocument("ruling", b"{}", b"signature", b"key")
+    last = Ruling("c", 2, 0, "00", True, RulingReason.HELD, 3, 0, 1, 0, 1, 1, "00", (0,), 0)
+    judged = replace(DECIDED, rulings=(replace(last, number=1), last))
+    store.save_closing(CLOSED, judged, None, ruling)
+    assert store.load_document(CAMPAIGN.campaign_id, "ruling", 2) == ruling
+    assert store.load_document(CAMPAIGN.campaign_id, "ruling", 1) is None
+    assert store.load_snapshot(CAMPAIGN.campaign_id) == judged
+
+
+def test_outcome_and_rollout_of_a_level_are_two_rounds(store):
+    for kind in (SessionKind.OUTCOME, SessionKind.ROLLOUT):
+        store.save_closing(replace(CLOSED, kind=kind), DECIDED)
+        assert store.load_closed(CAMPAIGN.campaign_id, kind, 0).kind is kind
+    with pytest.raises(LocalProtocolError, match="ROLLOUT sum of level 0"):
+        store.save_closing(replace(CLOSED, kind=SessionKind.ROLLOUT), DECIDED)
 
 
 def test_a_round_is_stored_once_and_the_second_try_changes_nothing(store):

@@ -6,12 +6,15 @@ from dataclasses import replace
 import pytest
 
 from prunefleet_coordinator.accounting import Release, epsilon_spent, library_epsilon, spending, why_exhausted
+from prunefleet_coordinator.admission import why_campaign_impossible
 from prunefleet_coordinator.testing import small_campaign
-from prunefleet_shared.campaign import SUM, SUM_DP, NoiseTerms, PrivacyTerms
+from prunefleet_shared.acceptance import Acceptance
+from prunefleet_shared.campaign import SUM, SUM_DP, CohortPolicy, NoiseTerms, PrivacyTerms
 from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.lanes import vote_lanes
 from prunefleet_shared.messages import SessionKind
 from prunefleet_shared.metrics import OUTCOME_LANES
+from prunefleet_shared.noise_terms import NoiseWish, make_noise_terms
 from prunefleet_shared.privacy_budget import multiplier_milli_for
 
 VOTE_LANES = vote_lanes(small_campaign().layout, 2, is_noisy=True)
@@ -48,6 +51,32 @@ def test_one_outcome_more_is_refused_by_number():
 def test_the_same_round_is_never_released_twice():
     for released, wanted in (([VOTE], VOTE), ([VOTE, FIRST], FIRST)):
         assert "known already" in (why_exhausted(noisy_campaign(), released, wanted) or "")
+
+
+@pytest.mark.parametrize("search", ["descend", "bisect"])
+def test_canaries_and_rollout_of_a_level_are_two_releases_and_all_of_them_are_paid_for(search):
+    acceptance = Acceptance(50, 100, search, canary_size=8)
+    plain = small_campaign(cohort=CohortPolicy(size=20, quorum=10, deadline_ms=60_000))
+    noise = make_noise_terms(plain.layout, 2, NoiseWish(4_000, 6), acceptance)
+    campaign = replace(plain, acceptance=acceptance, privacy=PrivacyTerms(SUM_DP, 8, noise))
+    assert why_campaign_impossible(campaign) is None
+    rollouts = [Release(SessionKind.ROLLOUT, level) for level in (1, 0)]
+    released = []
+    for release in (VOTE, FIRST, SECOND, *rollouts):
+        assert why_exhausted(campaign, released, release) is None
+        released.append(release)
+    assert 3.9 < epsilon_spent(campaign, released) <= 4.0
+    assert spending(campaign, released).outcomes_left == 0
+    assert "rollout of level 1: its sum is known already" in (why_exhausted(campaign, released, rollouts[0]) or "")
+
+
+def test_a_judged_campaign_pays_for_the_lanes_that_it_is_judged_by():
+    layout, wish = small_campaign().layout, NoiseWish(4_000, 6)
+    judged = make_noise_terms(layout, 2, wish, Acceptance(50, 100))
+    assert judged.num_outcomes == make_noise_terms(layout, 2, wish).num_outcomes == 2
+    campaign = small_campaign(acceptance=Acceptance(50, 100), privacy=PrivacyTerms(SUM_DP, 3, judged))
+    assert why_campaign_impossible(campaign) is None
+    assert epsilon_spent(campaign, [VOTE, FIRST, SECOND]) <= 4.0
 
 
 def test_too_little_noise_stops_the_campaign_before_the_promise_is_broken():

@@ -16,6 +16,7 @@ from prunefleet_coordinator.admission import (
 from prunefleet_coordinator.session import OpenSession
 from prunefleet_coordinator.state import ClosedRound
 from prunefleet_coordinator.testing import small_campaign
+from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.campaign import (
     PLAIN,
     SUM,
@@ -133,6 +134,12 @@ def test_roles_may_only_send_their_own_messages():
         ({"privacy": PrivacyTerms(SUM, 3, NOISE)}, "noise belongs to mode sum+dp"),
         ({"privacy": PrivacyTerms(PLAIN, 1, NOISE)}, "noise belongs to mode sum+dp"),
         ({"privacy": PrivacyTerms(SUM_DP, 3)}, "noise belongs to mode sum+dp"),
+        ({"acceptance": Acceptance(40, 100)}, "thousandths of accuracy"),
+        ({"acceptance": Acceptance(50, 1000)}, "may be worse off"),
+        ({"acceptance": Acceptance(50, 100, "guess")}, "a search is one of"),
+        ({"acceptance": Acceptance(50, 100, canary_size=4)}, "canaries are 0 to 3"),
+        ({"acceptance": Acceptance(50, 100, canary_size=1, canary_count=1001)}, "1 to 1000 cohorts"),
+        ({"acceptance": Acceptance(50, 100, canary_size=2), "privacy": PrivacyTerms(SUM, 3)}, "3 to 2 devices"),
         ({"public_order": ((0, 1), (0,), (0,))}, "public order"),
         ({"cost_table": CostTable("macs", (CostTerm(1, (0, 3)),))}, "cost terms"),
         ({"cost_table": CostTable("macs", (CostTerm(-1, (0,)),))}, "cost terms"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,8 @@ from prunefleet_coordinator.testing import (
     vote_payload,
 )
 from prunefleet_shared import wire
-from prunefleet_shared.campaign import SUM, CohortPolicy, Decision, PrivacyTerms, SlimBase
+from prunefleet_shared.acceptance import Acceptance, Ruling, RulingReason
+from prunefleet_shared.campaign import SUM, Campaign, CohortPolicy, Decision, PrivacyTerms, SlimBase
 from prunefleet_shared.documents import SignedDocument, digest, open_document, public_bytes, sign_document
 from prunefleet_shared.errors import CarrierError, ConfigError, RejectReason, RemoteProtocolError
 from prunefleet_shared.messages import (
@@ -77,7 +79,7 @@ class House:
         self.store = store or MemoryStore()
         self.clock, self.ids, self.poll_s = FakeClock(1000.0), counting_ids(), poll_s
         self.operator_keys, self.num_learned, self.told = [OPERATOR_PUBLIC], 0, []
-        self.allow_plain = True
+        self.allow_plain, self.gain_over_dense = True, 0.0
         self.restart()
 
     def restart(self):
@@ -127,7 +129,9 @@ class House:
     def gather(self, campaign):
         for number in range(2):
             invitation = self.invite(campaign, number)
-            payload = vote_payload(campaign, number) if invitation.kind is SessionKind.VOTE else outcome_payload()
+            gain = None if campaign.acceptance is None else self.gain_over_dense
+            is_vote = invitation.kind is SessionKind.VOTE
+            payload = vote_payload(campaign, number) if is_vote else outcome_payload(gain_over_dense=gain)
             answer = self.device(number, Contribute(invitation.session_id, payload))
             assert answer == ContributionCounted(invitation.session_id)
 
@@ -169,6 +173,72 @@ def refused(reason):
 @pytest.fixture
 def house():
     return House()
+
+
+# --- judged campaigns -----------------------------------------------------------------------------------------------
+
+JUDGED = campaign_for("camera", acceptance=Acceptance(50, 0))
+
+
+def offered(house, ended_id=""):
+    answer = house.device(0, GetCampaign("camera", ended_id))
+    if not isinstance(answer, CampaignOffer):
+        return None
+    return open_document(answer.campaign, "campaign", Campaign, OPERATOR_PUBLIC)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_ended_campaign_is_offered_until_a_device_has_heard_its_end(house, restarted):
+    house.start(JUDGED)
+    house.gather(JUDGED)
+    house.publish(house.offer())
+    house.gain_over_dense = -0.9
+    house.gather(JUDGED)
+    if restarted:
+        house.restart()
+    assert offered(house) == JUDGED, "a device that slept hears that it was rolled back"
+    offer = house.device(0, check_in(JUDGED))
+    ruling = open_document(offer.ruling, "ruling", Ruling, public_bytes(COORDINATOR_KEY.public_key()))
+    assert (ruling.reason, ruling.levels_held, offer.decision) == (RulingReason.TOO_MANY_WORSE, (), None)
+    heard = replace(check_in(JUDGED), rulings_heard=1)
+    assert house.device(0, heard) == CampaignEnded(Ending.COMPLETED)
+    assert house.device(0, GetCampaign("camera", JUDGED.campaign_id)) == ComeBack(NO_CAMPAIGN_MS, Awaited.OPERATOR)
+    # The next campaign of the class comes first, for everybody.
+    house.start(campaign_for("camera", 2))
+    assert offered(house) == offered(house, JUDGED.campaign_id) == campaign_for("camera", 2)
+    assert house.device(0, check_in(JUDGED)) is not None, "the last one still answers those that name it"
+
+
+def test_the_network_for_all_comes_with_the_ruling_that_ends_the_search(house):
+    one_level = replace(JUDGED, levels=JUDGED.levels[:1])
+    house.start(one_level)
+    house.gather(one_level)
+    decision = house.offer()
+    house.publish(decision)
+    house.gather(one_level)
+    offer = house.restart().device(7, check_in(one_level))
+    assert offer.slim_base == slim_base(decision)
+    coordinator = public_bytes(COORDINATOR_KEY.public_key())
+    assert open_document(offer.decision, "decision", Decision, coordinator) == decision
+    assert house.statuses()[0].rulings[0].reason is RulingReason.HELD
+
+
+def test_a_campaign_that_judged_nothing_is_not_offered_once_it_has_ended(house):
+    house.start(CAMERA)
+    house.complete(CAMERA)
+    assert offered(house) is None
+    assert offered(house.restart()) is None
+
+
+def test_an_ended_campaign_that_can_no_longer_be_told_keeps_no_coordinator_from_starting(house, monkeypatch):
+    one_level = replace(JUDGED, levels=JUDGED.levels[:1])
+    house.start(one_level)
+    house.gather(one_level)
+    house.publish(house.offer())
+    house.gather(one_level)
+    monkeypatch.setattr(sys.modules[__name__], "COORDINATOR_KEY", TRAINER_KEY)  # it has another key now
+    assert offered(house.restart()) is None
+    assert house.device(0, check_in(one_level)) == CampaignEnded(Ending.COMPLETED)
 
 
 # --- starting -------------------------------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ def run(tmp_path):
     decision = decide(CAMPAIGN, total, 0)
     store = MemoryStore()
     store.save_document(CAMPAIGN.campaign_id, 0, sign_document("campaign", CAMPAIGN, KEY))
-    snapshot = Snapshot(CAMPAIGN.campaign_id, Phase.RETRAINING, decisions=(decision,))
     closed = ClosedRound(SessionKind.VOTE, 0, "aa", total, ("d1",))
+    snapshot = Snapshot(CAMPAIGN.campaign_id, Phase.RETRAINING, closed_rounds=(closed,), decisions=(decision,))
     store.save_closing(closed, snapshot, sign_document("decision", decision, KEY))
     write_run(tmp_path, store, CAMPAIGN.campaign_id)
     return tmp_path

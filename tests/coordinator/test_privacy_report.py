@@ -2,12 +2,13 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
 from prunefleet_coordinator.privacy_report import describe, privacy_lines
 from prunefleet_coordinator.testing import small_campaign
+from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.campaign import PLAIN, SUM, SUM_DP, CohortPolicy, NoiseTerms, PrivacyTerms
 from prunefleet_shared.lanes import vote_lanes
 from prunefleet_shared.metrics import OUTCOME_LANES
@@ -31,6 +32,13 @@ def report_of(mode, *, built_in=False, **changes):
 
 def text_of(report):
     return " ".join(line.strip() for line in privacy_lines(report))
+
+
+def test_a_sum_of_few_canaries_is_the_smallest_that_is_promised():
+    campaign = campaign_in(SUM, min_devices=3, quorum=50)
+    assert describe(campaign, is_authority_built_in=False).smallest.num_devices == 50
+    with_canaries = replace(campaign, acceptance=Acceptance(50, 100, canary_size=10))
+    assert describe(with_canaries, is_authority_built_in=False).smallest.num_devices == 5
 
 
 def test_the_cohorts_numbers_follow_from_the_protocol():

@@ -50,10 +50,10 @@ def stored_run():
     outcome = ClosedRound(SessionKind.OUTCOME, 0, "bb", outcome_total(), ("d1",))
     slim_base = SlimBase(campaign_id, 0, decisions[0].fingerprint, "00" * 32, 5)
     store.save_document(campaign_id, 0, sign_document("campaign", CAMPAIGN, KEY))
-    first = Snapshot(campaign_id, Phase.RETRAINING, 0, decisions=decisions[:1])
+    first = Snapshot(campaign_id, Phase.RETRAINING, 0, closed_rounds=(vote,), decisions=decisions[:1])
     store.save_closing(vote, first, sign_document("decision", decisions[0], KEY))
     store.save_snapshot(first, sign_document("slim_base", slim_base, TRAINER_KEY))
-    second = Snapshot(campaign_id, Phase.RETRAINING, 1, decisions=decisions)
+    second = Snapshot(campaign_id, Phase.RETRAINING, 1, closed_rounds=(vote, outcome), decisions=decisions)
     store.save_closing(outcome, second, sign_document("decision", decisions[1], KEY))
     return store
 
@@ -68,9 +68,9 @@ def steered_run(folder):
     profiles = [grade_layout(campaign.layout, np.random.default_rng(kind).random(num_channels)) for kind in range(3)]
     record = make_record(campaign, decision, total, (0, 1, 2), np.stack(profiles))
     slim_base = SlimBase(campaign.campaign_id, 0, decision.fingerprint, "00" * 32, 5, record_digest(record))
-    store, snapshot = MemoryStore(), Snapshot(campaign.campaign_id, Phase.RETRAINING, 0, decisions=(decision,))
+    vote, store = ClosedRound(SessionKind.VOTE, 0, "aa", total, ("d1", "d2")), MemoryStore()
+    snapshot = Snapshot(campaign.campaign_id, Phase.RETRAINING, 0, closed_rounds=(vote,), decisions=(decision,))
     store.save_document(campaign.campaign_id, 0, sign_document("campaign", campaign, KEY))
-    vote = ClosedRound(SessionKind.VOTE, 0, "aa", total, ("d1", "d2"))
     store.save_closing(vote, snapshot, sign_document("decision", decision, KEY))
     store.save_snapshot(snapshot, sign_document("slim_base", slim_base, TRAINER_KEY))
     write_run(folder, store, campaign.campaign_id)

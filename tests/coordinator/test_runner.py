@@ -68,11 +68,11 @@ class FailingStore(MemoryStore):
             raise ConfigError(msg)
         super().save_snapshot(snapshot, signed)
 
-    def save_closing(self, closed, snapshot, signed=None):
+    def save_closing(self, closed, snapshot, signed=None, ruling=None):
         if self.is_full:
             msg = "disk full"
             raise ConfigError(msg)
-        super().save_closing(closed, snapshot, signed)
+        super().save_closing(closed, snapshot, signed, ruling)
 
 
 class House:

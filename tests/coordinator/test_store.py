@@ -6,7 +6,7 @@ import sqlite3
 import pytest
 import sqlalchemy as sa
 
-from prunefleet_coordinator import store as store_module
+from prunefleet_coordinator import store_tables
 from prunefleet_coordinator.state import ClosedRound, Snapshot
 from prunefleet_coordinator.store import SqlStore
 from prunefleet_shared.documents import SignedDocument
@@ -46,7 +46,7 @@ def test_a_closing_that_fails_half_way_leaves_nothing(path, monkeypatch):
         raise sa.exc.OperationalError("insert", {}, Exception("disk full"))
 
     with opened(path) as store:
-        monkeypatch.setattr(store_module, "_write_document", fail)
+        monkeypatch.setattr(store_tables, "write_document", fail)
         with pytest.raises(ConfigError, match="disk full"):
             store.save_closing(CLOSED, SNAPSHOT, SignedDocument("decision", b"{}", b"s", b"k"))
         assert store.load_snapshot("c") is None

@@ -70,12 +70,13 @@ from prunefleet_shared.messages import (
     Readiness,
     Role,
     Service,
+    Total,
     Up,
 )
 from prunefleet_shared.noise_terms import NoiseWish, make_noise_terms
 from prunefleet_shared.testing import COORDINATOR_KEY, COORDINATOR_PUBLIC, TRAINER_KEY, TRAINER_PUBLIC
 from prunefleet_trainer.campaign_files import describe_base, make_campaign
-from prunefleet_trainer.runner import TrainerRunner
+from prunefleet_trainer.runner import Retrained, TrainerRunner
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # typer imports names that click 8.5 deprecates
@@ -105,9 +106,9 @@ def campaign_and_base() -> tuple[Campaign, bytes]:
 CAMPAIGN, BASE = campaign_and_base()
 
 
-async def retrain(campaign: Campaign, decision: Decision) -> bytes:
+async def retrain(campaign: Campaign, decision: Decision, _total: Total | None) -> Retrained:
     dense = load_base(campaign, BASE)
-    return save_weights(slim(dense, example_input(SPEC), masks_by_order(decision.prior, decision.widths)))
+    return Retrained(save_weights(slim(dense, example_input(SPEC), masks_by_order(decision.prior, decision.widths))))
 
 
 @dataclass

@@ -30,6 +30,7 @@ from prunefleet_edge.work import (
     prepare_vote,
     save_weights,
 )
+from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.campaign import PLAIN, Campaign, CohortPolicy, Decision, PrivacyTerms
 from prunefleet_shared.errors import InputError, LayoutError
 from prunefleet_shared.lanes import pack, unpack
@@ -344,6 +345,32 @@ def test_a_fleet_s_network_that_is_beyond_repair_is_not_kept() -> None:
     done = personalise(CAMPAIGN, DECISION, BASE, save_weights(broken), samples(), OPTIONS)
     assert not done.verdict.accepted
     assert not done.outcome.accepted
+
+
+@pytest.mark.parametrize("num", [24, 120])
+@pytest.mark.parametrize("accepted", [True, False], ids=["fleet", "own"])
+def test_the_network_kept_is_held_against_the_dense_copy_fitted_on_the_same_images(
+    num: int, accepted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged, own, seen = replace(CAMPAIGN, acceptance=Acceptance(50, 100)), samples(num), []
+    monkeypatch.setattr(work, "compare", lambda *_losses: Verdict(accepted, 0.0, 0.0))
+    real = work._hits
+
+    def note(model: nn.Module, test: object) -> object:
+        hits = real(model, test)  # type: ignore[arg-type]
+        seen.append(hits)
+        return hits
+
+    monkeypatch.setattr(work, "_hits", note)
+    outcome = work.personalise(judged, DECISION, BASE, SLIM_BASE, own, OPTIONS).outcome
+    fleet, mine, dense = (sum(float(hits.sum()) for hits in seen[first::3]) for first in range(3))
+    num_judged = sum(len(hits) for hits in seen[2::3])
+    assert num_judged == (num if num < 100 else 32)  # a quarter, rounded up class by class
+    assert outcome.gain_over_dense == pytest.approx(((fleet if accepted else mine) - dense) / num_judged)
+
+
+def test_the_dense_copy_is_not_judged_where_nothing_is() -> None:
+    assert work.personalise(CAMPAIGN, DECISION, BASE, SLIM_BASE, samples(), OPTIONS).outcome.gain_over_dense is None
 
 
 class Diary:

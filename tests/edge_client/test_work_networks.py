@@ -14,10 +14,13 @@ import torch
 
 from prunefleet_edge import work
 from prunefleet_edge.data import Samples
+from prunefleet_edge.kept_networks import KeptFolder, file_name
 from prunefleet_edge.models import build, parse_spec
 from prunefleet_edge.network_file import load_kept
 from prunefleet_edge.recipes import Recipe
+from prunefleet_edge.status import kept_facts
 from prunefleet_edge.work_process import Worker, WorkSetup
+from prunefleet_shared.acceptance import Acceptance, Ruling, RulingReason
 from prunefleet_shared.campaign import PLAIN, Campaign, CohortPolicy, Decision, PrivacyTerms
 from prunefleet_shared.errors import ConfigError
 from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign
@@ -148,6 +151,28 @@ def test_what_a_device_keeps_of_such_a_campaign_can_be_loaded(ran: Path, tmp_pat
     )
     worker(tmp_path, (NAME,)).personalise(campaign, decision, made.weights, slim_base)
     net = load_kept(tmp_path / "kept" / "level-0.safetensors", sys.modules["fleet_nets"].Net(3))
+    assert net(samples().images).shape == (24, 3)
+
+
+def test_what_a_device_makes_in_a_judged_campaign_is_on_trial_until_it_is_promoted(ran: Path, tmp_path: Path) -> None:
+    made = files()
+    campaign = replace(campaign_of(made), acceptance=Acceptance(50, 100))
+    decision, kept = decision_for(campaign), tmp_path / "kept"
+    masks = [np.isin(np.arange(8), order[:4]) for order in decision.prior]
+    slim_base = retrain_slim_base(
+        campaign.model, made.weights, masks, samples(), RECIPE, 1, layout=campaign.layout, allowed_code=(NAME,)
+    )
+    outcome = worker(tmp_path, (NAME,)).personalise(campaign, decision, made.weights, slim_base)
+    assert outcome.gain_over_dense is not None
+    assert [path.name for path in kept.iterdir()] == [file_name(campaign, 0)]
+    assert kept_facts(kept) is None
+    held = Ruling(
+        campaign.campaign_id, 1, 0, decision.fingerprint, False, RulingReason.HELD, 9, 0, 0, 0, 1, 1, "00" * 32, (0,)
+    )
+    assert KeptFolder(kept).follow(held).in_service == (0,)
+    facts = kept_facts(kept)
+    assert facts is not None
+    net = load_kept(Path(str(facts["path"])), sys.modules["fleet_nets"].Net(3))
     assert net(samples().images).shape == (24, 3)
 
 

@@ -11,6 +11,9 @@
 - more devices were invited to a session than over-selection allows, or more were counted than the cohort has;
 - a session was opened while the campaign was paused; anybody was invited or counted after it was stopped; anybody was
   told another ending than the one in the store;
+- in a judged campaign: an outcome was not ruled on, or not as the devices found it; two sums of one decision have a
+  device in common; a device has not followed the last ruling, or has a network in service, or on trial, that does not
+  hold; the campaign is completed, and a device lacks the network for all;
 - the campaign does not complete within a simulated day (unless it was stopped), or everything waits for something that
   never comes.
 
@@ -29,7 +32,8 @@ import numpy as np
 
 from prunefleet_coordinator.state import ClosedRound
 from prunefleet_edge.device_state import round_key
-from prunefleet_shared.campaign import SUM
+from prunefleet_shared.acceptance import NO_LEVEL
+from prunefleet_shared.campaign import PLAIN, SUM
 from prunefleet_shared.lanes import unpack
 from prunefleet_shared.messages import Ending, SessionKind
 
@@ -45,8 +49,11 @@ def check_world(world: World) -> None:
     for session_id, devices in world.invited.items():
         assert len(devices) <= world.campaign.cohort.max_invited, f"{len(devices)} were invited to {session_id}"
     closed_rounds = world.closed_rounds()
-    is_complete = len(closed_rounds) == 1 + len(world.campaign.levels)
-    assert world.is_stopped or is_complete == (world.ending is Ending.COMPLETED), "a round was never closed"
+    if world.fleet.acceptance is None:
+        is_complete = len(closed_rounds) == 1 + len(world.campaign.levels)
+        assert world.is_stopped or is_complete == (world.ending is Ending.COMPLETED), "a round was never closed"
+    else:
+        _check_rulings(world, closed_rounds)
     for closed in closed_rounds:
         _check_sum(world, closed)
     _check_what_was_said(world)
@@ -56,11 +63,18 @@ def check_world(world: World) -> None:
 def _possible_endings(world: World) -> set[Ending]:
     if world.is_stopped:
         return {Ending.STOPPED}
-    rounds = ["vote", *(round_key(SessionKind.OUTCOME, level) for level in range(len(world.campaign.levels)))]
-    num_closed = len(world.closed_rounds())
-    spent = world.watch.spent[rounds[num_closed]] if num_closed < len(rounds) else set()
-    is_hopeless = world.fleet.mode == SUM and world.fleet.devices - len(spent) < world.fleet.fewest
+    is_hopeless = world.fleet.mode == SUM and any(
+        world.fleet.devices - len(spent) < world.fleet.fewest for spent in _spent_in_open_rounds(world)
+    )
     return {Ending.COMPLETED, *([Ending.FAILED] if is_hopeless else [])}
+
+
+def _spent_in_open_rounds(world: World) -> list[set[str]]:
+    rounds = ["vote", *(round_key(SessionKind.OUTCOME, level) for level in range(len(world.campaign.levels)))]
+    if world.fleet.acceptance is not None:  # a rollout's say may have been given away among the canaries
+        return [world.watch.spent[key] for key in rounds]
+    num_closed = len(world.closed_rounds())
+    return [world.watch.spent[rounds[num_closed]]] if num_closed < len(rounds) else []
 
 
 def _check_sum(world: World, closed: ClosedRound) -> None:
@@ -70,7 +84,9 @@ def _check_sum(world: World, closed: ClosedRound) -> None:
             assert lanes.max() <= 1, f"{key}: somebody was counted twice in {block}: {lanes}"
             seen = {f"device-{i}" for i in np.flatnonzero(lanes)}
             assert seen == names, f"{key}: {block} says {sorted(seen)}, contributors {sorted(names)}"
-    assert world.fleet.fewest <= closed.total.num_devices == len(closed.contributors) <= world.fleet.cohort
+    cohort = world.campaign.cohort_of(closed.kind)
+    fewest = cohort.quorum if world.fleet.mode == PLAIN else world.fleet.fewest
+    assert fewest <= closed.total.num_devices == len(closed.contributors) <= cohort.size
     table = world.campaign.lanes_of(closed.kind)
     meant = {device: payload for device, session, payload in world.said if session == closed.session_id}
     expected = sum(unpack(table, meant[device]) for device in names)
@@ -81,20 +97,46 @@ def _check_sum(world: World, closed: ClosedRound) -> None:
 
 def _check_what_was_said(world: World) -> None:
     payloads: dict[tuple[str, str], set[bytes]] = defaultdict(set)
-    sessions: dict[tuple[str, str, int], set[str]] = defaultdict(set)
+    sessions: dict[tuple[str, str, int, int], set[str]] = defaultdict(set)
     latest: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for device, session_id, payload in world.said:
         to = world.invitations[session_id]
         key = round_key(to.kind, to.level)
         payloads[device, key].add(payload)
-        sessions[device, key, to.attempt].add(session_id)
+        sessions[device, key, int(to.kind), to.attempt].add(session_id)
         place = (int(to.kind), to.level)
-        assert place >= latest[device], f"{device} spoke in {key} after a later round had begun"
+        if world.fleet.acceptance is None:  # a search goes up and down the schedule, and rolls out in between
+            assert place >= latest[device], f"{device} spoke in {key} after a later round had begun"
         latest[device] = place
     for (device, key), different in payloads.items():
         assert len(different) == 1, f"{device} said {len(different)} different things in {key}"
-    for (device, key, attempt), spoken_to in sessions.items():
+    for (device, key, _, attempt), spoken_to in sessions.items():
         assert len(spoken_to) == 1, f"{device} spoke to {len(spoken_to)} sessions of attempt {attempt} of {key}"
+
+
+def _check_rulings(world: World, closed_rounds: list[ClosedRound]) -> None:
+    rulings, judged = world.rulings, [closed for closed in closed_rounds if closed.kind is not SessionKind.VOTE]
+    assert len(rulings) == len(judged), f"{len(judged)} outcomes, {len(rulings)} rulings"
+    for ruling in rulings:
+        assert ruling.is_promoted == (ruling.level < world.fleet.missed_from), ruling
+    asked = [(closed.level, name) for closed in judged for name in closed.contributors]
+    assert len(asked) == len(set(asked)), f"a device is in two sums of one decision: {asked}"
+    for index, kept in enumerate(world.kept):
+        _check_kept(world, index, {level for _, level in kept.in_service})
+
+
+def _check_kept(world: World, index: int, in_service: set[int]) -> None:
+    state = world.device_stores[index].load(world.campaign.campaign_id)
+    if not world.rulings or state is None:
+        return
+    last = world.rulings[-1]
+    heard = state.rulings_heard
+    assert heard == last.number, f"device-{index} has heard {heard} of {last.number} rulings"
+    assert in_service <= set(last.levels_held), f"device-{index} has {in_service} in service, {last.levels_held} hold"
+    on_trial = {level for _, level in world.kept[index].on_trial}
+    # Nobody ruled on what was tried last, if the campaign was stopped; it is dropped with the next campaign.
+    assert not on_trial or world.ending is not Ending.COMPLETED, f"device-{index} has {on_trial} on trial for ever"
+    assert last.level_for_all in {NO_LEVEL, *in_service}, f"device-{index} lacks the network for all"
 
 
 def _check_releases(world: World, closed_rounds: list[ClosedRound]) -> None:

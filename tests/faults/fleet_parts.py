@@ -25,12 +25,15 @@ WORK_S = 5.0  # of the first device; the others take longer, so that faults fall
 class OneHotWork:
     """Device ``index`` votes for option ``index`` everywhere, and reports a gain in bin ``index``.
 
+    In a judged campaign it is worse off from level ``missed_from`` on.
+
     The grades depend on how often it was asked, so that a vote computed again is a vote that differs.
     """
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self, index: int, missed_from: int = 99) -> None:
+        self.index, self.missed_from = index, missed_from
         self.rng = random.Random(index)
+        self.tried: list[int] = []
 
     async def layout_fingerprint(self, campaign: Campaign, base: bytes) -> str:
         assert base == TINY_BASE
@@ -48,9 +51,11 @@ class OneHotWork:
         assert slim_base == tiny_slim_base(decision)[1]
         await asyncio.sleep(WORK_S * (1 + self.index))
         latency_ratio = self.rng.uniform(0.1, 1.0)  # differs whenever it is measured again
-        return Outcome(
-            finished=True, accepted=True, accuracy_gain=_gain_in_bin(self.index), latency_ratio=latency_ratio
-        )
+        self.tried.append(decision.level)
+        gain_over_dense = None
+        if campaign.acceptance is not None:
+            gain_over_dense = -0.9 if decision.level >= self.missed_from else 0.0
+        return Outcome(True, True, _gain_in_bin(self.index), latency_ratio, gain_over_dense)
 
 
 def _gain_in_bin(index: int) -> float:
@@ -78,8 +83,14 @@ class FaultyStore(MemoryStore):
     def save_snapshot(self, snapshot: Snapshot, signed: SignedDocument | None = None) -> None:
         self._save(lambda: super(FaultyStore, self).save_snapshot(snapshot, signed))
 
-    def save_closing(self, closed: ClosedRound, snapshot: Snapshot, signed: SignedDocument | None = None) -> None:
-        self._save(lambda: super(FaultyStore, self).save_closing(closed, snapshot, signed))
+    def save_closing(
+        self,
+        closed: ClosedRound,
+        snapshot: Snapshot,
+        signed: SignedDocument | None = None,
+        ruling: SignedDocument | None = None,
+    ) -> None:
+        self._save(lambda: super(FaultyStore, self).save_closing(closed, snapshot, signed, ruling))
 
     def _save(self, save: Callable[[], None]) -> None:
         if self.is_saving:  # a save made of saves is one transaction

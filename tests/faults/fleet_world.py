@@ -41,7 +41,9 @@ from sum_watch import SumWatch, WatchedStore
 from prunefleet_coordinator.campaigns import Campaigns
 from prunefleet_coordinator.state import ENDINGS, ClosedRound
 from prunefleet_edge.egress import Egress
+from prunefleet_edge.kept_networks import KeptInMemory
 from prunefleet_edge.runner import DeviceRunner
+from prunefleet_shared.acceptance import Acceptance, Ruling
 from prunefleet_shared.campaign import PLAIN, SUM, CohortPolicy, Decision, PrivacyTerms
 from prunefleet_shared.documents import digest, open_document, sign_document
 from prunefleet_shared.errors import CarrierError, RemoteProtocolError
@@ -92,6 +94,8 @@ class Fleet:
     deadline_s: int = 60
     overselection_permille: int = 1000
     mode: str = PLAIN
+    acceptance: Acceptance | None = None  # by what the campaign is judged
+    missed_from: int = 99  # the first level at which devices are worse off
 
     @property
     def fewest(self) -> int:
@@ -125,7 +129,7 @@ class World:
             overselection_permille=fleet.overselection_permille,
         )
         privacy = PrivacyTerms(fleet.mode, MIN_DEVICES if fleet.mode == SUM else 1)
-        self.campaign = tiny_campaign(cohort=policy, privacy=privacy)
+        self.campaign = tiny_campaign(cohort=policy, privacy=privacy, acceptance=fleet.acceptance)
         self.ops: dict[Nth, list[Op]] = defaultdict(list)
         for op in ops:
             if not isinstance(op, SaveOp):
@@ -133,7 +137,8 @@ class World:
         self.num_calls: Counter[type[Up] | None] = Counter()  # by kind; None counts all
         self.session_ids = itertools.count(1)
         self.store = FaultyStore([op for op in ops if isinstance(op, SaveOp)], self.restart_coordinator)
-        self.works = [OneHotWork(i) for i in range(fleet.devices)]
+        self.works = [OneHotWork(i, fleet.missed_from) for i in range(fleet.devices)]
+        self.kept = [KeptInMemory() for _ in range(fleet.devices)]  # as a folder would, they outlive the process
         self.watch = SumWatch()
         self.device_stores = [WatchedStore(partial(self._spent, f"device-{i}")) for i in range(fleet.devices)]
         self.device_tasks: dict[int, asyncio.Task[Ending]] = {}
@@ -195,6 +200,7 @@ class World:
             rng=random.Random(self.restarts),
             on_state=lambda words: None,
             membership=membership(f"device-{index}", self.restarts) if self.fleet.mode == SUM else None,
+            kept=self.kept[index],
         )
         self.devices[index] = runner
         self.device_tasks[index] = asyncio.create_task(runner.run())
@@ -278,9 +284,17 @@ class World:
 
     def _is_done(self, index: int) -> bool:
         """Whether a device has heard the end, or was restarted after it and waits for another campaign."""
-        return self.device_tasks[index].done() or (
-            self.ending is not None and not self.devices[index].standing.campaign_id
-        )
+        if self.device_tasks[index].done() or self.ending is None:
+            return self.device_tasks[index].done()
+        state = self.device_stores[index].load(self.campaign.campaign_id)
+        has_heard = not self.rulings or (state is not None and state.is_over)
+        return has_heard and not self.devices[index].standing.campaign_id
+
+    @property
+    def rulings(self) -> tuple[Ruling, ...]:
+        """What was ruled, as the store has it."""
+        snapshot = self.store.load_snapshot(self.campaign.campaign_id)
+        return snapshot.rulings if snapshot else ()
 
     @property
     def ending(self) -> Ending | None:
@@ -409,7 +423,9 @@ class World:
 
     def closed_rounds(self) -> list[ClosedRound]:
         """The sums in the store, the vote's first."""
-        rounds = [(SessionKind.VOTE, 0), *((SessionKind.OUTCOME, i) for i in range(len(self.campaign.levels)))]
+        levels = range(len(self.campaign.levels))
+        rounds = [(SessionKind.VOTE, 0), *((SessionKind.OUTCOME, i) for i in levels)]
+        rounds += [(SessionKind.ROLLOUT, i) for i in levels]
         stored = [self.store.load_closed(self.campaign.campaign_id, kind, level) for kind, level in rounds]
         return [closed for closed in stored if closed is not None]
 

@@ -10,6 +10,7 @@ from google.protobuf.descriptor import FieldDescriptor as Field
 
 from prunefleet_shared import wire
 from prunefleet_shared import wire_limits as limits
+from prunefleet_shared.acceptance import RulingReason
 from prunefleet_shared.authority_messages import (
     AuthorityOffer,
     CreateTokens,
@@ -135,7 +136,8 @@ def test_the_one_string_a_device_sends_is_its_class():
     assert [f.name for f in fields if f.type == f.TYPE_STRING] == ["device_class"]
     assert [f.message_type.name for f in fields if f.message_type is not None] == ["RosterEntry"]
     kinds = (Field.TYPE_STRING, Field.TYPE_MESSAGE, Field.TYPE_BYTES, Field.TYPE_ENUM, Field.TYPE_UINT64)
-    assert {f.type for f in fields} == {*kinds}
+    assert {f.type for f in fields} == {*kinds, Field.TYPE_UINT32}
+    assert [f.name for f in fields if f.type == f.TYPE_UINT32] == ["rulings_heard"]
 
 
 def test_reject_reasons_have_the_numbers_of_the_proto():
@@ -146,7 +148,7 @@ def test_reject_reasons_have_the_numbers_of_the_proto():
 
 @pytest.mark.parametrize(
     ("proto", "domain"),
-    [(domain.__name__, domain) for domain in (Readiness, SessionKind, Awaited, Ending, Control, Phase)],
+    [(domain.__name__, domain) for domain in (Readiness, SessionKind, Awaited, Ending, Control, Phase, RulingReason)],
 )
 def test_enums_have_the_numbers_of_the_proto(proto, domain):
     values = descriptor_pool.Default().FindEnumTypeByName(f"prunefleet.v1.{proto}").values

@@ -40,7 +40,7 @@ from prunefleet_shared.documents import sign_document
 from prunefleet_shared.grpc_link import GrpcLink
 from prunefleet_shared.layout import NUM_WIDTH_OPTIONS
 from prunefleet_shared.masks import grade_layout
-from prunefleet_shared.messages import Ending, Role
+from prunefleet_shared.messages import Ending, Role, Total
 from prunefleet_shared.meter import Direction, Meter
 from prunefleet_shared.metrics import Outcome
 from prunefleet_shared.secure_sum.roster import Members, SumIdentity
@@ -48,7 +48,7 @@ from prunefleet_shared.testing import COORDINATOR_KEY as KEY
 from prunefleet_shared.testing import COORDINATOR_PUBLIC, TRAINER_KEY, TRAINER_PUBLIC
 from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign
 from prunefleet_trainer.public import fresh, retrain_slim_base
-from prunefleet_trainer.runner import TrainerRunner
+from prunefleet_trainer.runner import Retrained, TrainerRunner
 
 torch.set_num_threads(1)
 SPEC = parse_spec("resnet8/1x8x8/4")
@@ -172,7 +172,8 @@ class Bystander(Worker):
     async def prepare_vote(self, campaign: Campaign, base: bytes) -> Vote:
         rng, layout = np.random.default_rng(self._seed), campaign.layout
         options_LG = rng.integers(0, NUM_WIDTH_OPTIONS, (len(campaign.levels), len(layout.groups)))
-        self._votes[self._seed] = Vote(grade_layout(layout, rng.random(layout.num_channels)), options_LG)
+        grades_C, lifts_C = (grade_layout(layout, rng.random(layout.num_channels)) for _ in range(2))
+        self._votes[self._seed] = Vote(grades_C, options_LG, lifts_C)
         return self._votes[self._seed]
 
     async def personalise(
@@ -197,8 +198,11 @@ class Overheard:
         return [(method, len(data)) for method, data in self.up[peer_id]]
 
 
+PUBLIC = Samples(torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 4)
+
+
 def campaign_files(privacy: PrivacyTerms = IN_PLAIN) -> tuple[BaseFiles, Campaign]:
-    files = describe_base(SPEC, fresh(SPEC, 1))
+    files = describe_base(SPEC, fresh(SPEC, 1), PUBLIC)
     size = max(2, privacy.min_devices)
     cohort = CohortPolicy(size=size, quorum=size, deadline_ms=600_000)
     campaign = make_campaign(
@@ -257,11 +261,10 @@ async def _play(folder: Path, data: Data, overheard: Overheard, files: BaseFiles
 
 async def _train(authority: Authority, port: int, files: BaseFiles, campaign: Campaign) -> None:
     link = GrpcLink(f"127.0.0.1:{port}", issue(authority, Role.TRAINER, "trainer", _now()), timeout_s=LIMIT_S)
-    public = Samples(torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 4)
 
-    async def retrain(_campaign: Campaign, decision: Decision) -> bytes:
+    async def retrain(_campaign: Campaign, decision: Decision, _total: Total | None) -> Retrained:
         masks = masks_by_order(decision.prior, decision.widths)
-        return retrain_slim_base(campaign.model, files.weights, masks, public, RECIPE, 1)
+        return Retrained(retrain_slim_base(campaign.model, files.weights, masks, PUBLIC, RECIPE, 1))
 
     keys = [COORDINATOR_PUBLIC]
     campaign_id = campaign.campaign_id

@@ -212,7 +212,7 @@ def test_nothing_private_stays_in_the_folder(run: Run) -> None:
     levels = [
         f"seed-5/level-{level}/{name}.json"
         for level in range(len(LEVELS))
-        for name in ("decision", "outcome", "slim_base", "sum")
+        for name in ("decision", "outcome", "slim_base", "steering", "sum")
     ]
     known = {"report.html", "report.json", "seed-5/campaign.json", "seed-5/coordinator.sqlite", *levels}
     assert set(names) == known, "signed documents, sums and the report; no device's store, no dense copy"

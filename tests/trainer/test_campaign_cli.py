@@ -21,6 +21,7 @@ from prunefleet_edge.latency_table import Calibration, LayerLatency, input_grid
 from prunefleet_edge.models import parse_spec
 from prunefleet_edge.profile import DeviceProfile, write_profile
 from prunefleet_edge.work import save_weights
+from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.authority_messages import ListMembers, MemberList
 from prunefleet_shared.campaign import PLAIN, SUM, SUM_DP, Campaign, CohortPolicy, PrivacyTerms
 from prunefleet_shared.decision_rules import DecisionRules
@@ -167,6 +168,50 @@ def test_create_puts_noise_for_all_levels_into_the_terms_when_asked_for(
     assert (campaign.privacy.mode, campaign.privacy.min_devices) == (SUM_DP, 8)
     assert (noise.epsilon_milli, noise.delta_power, noise.num_outcomes) == (2500, 7, 3)
     assert why_noise_impossible(campaign) is None, "any device will find that it keeps its promise"
+
+
+def test_create_judges_nothing_unless_it_is_told_by_what(world: World, tmp_path: Path, base: Path) -> None:
+    assert made(world, tmp_path / "out", base).acceptance is None
+
+
+def test_create_puts_floor_search_and_canaries_into_the_terms(world: World, tmp_path: Path, base: Path) -> None:
+    terms = ("--max-loss", 0.02, "--max-worse", 0.15, "--search", "bisect", "--canary", 9, "--canary-cohorts", 3)
+    campaign = made(world, tmp_path / "out", base, *terms, "--levels", "0.5,0.4,0.3")
+    assert campaign.acceptance == Acceptance(20, 150, "bisect", 9, 3)
+    assert why_campaign_impossible(campaign) is None
+    result = create(world, tmp_path / "again", "--base", base, *terms)
+    assert "at most 15 % of devices lose more than 2 points" in result.output
+    assert "bisect; 3 x 9 canaries first" in result.output
+
+
+def test_with_canaries_noise_is_for_twice_as_many_outcome_sums(world: World, tmp_path: Path, base: Path) -> None:
+    noisy = ("--privacy", "sum+dp", "--epsilon", 8, "--max-loss", 0.05, "--canary", 8)
+    campaign = made(world, tmp_path / "out", base, *noisy)
+    assert campaign.privacy.noise is not None
+    assert campaign.privacy.noise.num_outcomes == 4
+    assert why_noise_impossible(campaign) is None, "any device will find that it keeps its promise"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--max-loss", 0.03), "one of 5, 20, 50, 100, 150, 200, 300 thousandths"),
+        (("--max-loss", 0.05, "--max-worse", 1), "0 to 999 of 1000 devices"),
+        (("--max-loss", 0.05, "--search", "guess"), "descend, bisect"),
+        (("--max-loss", 0.05, "--canary", 11), "canaries are 0 to 10"),
+        (("--max-loss", 0.05, "--canary", 5), "a sum is over 8 devices"),
+        (("--canary", 5), "say --max-loss"),
+        (("--search", "bisect"), "say --max-loss"),
+    ],
+)
+def test_terms_that_nothing_could_be_judged_by_are_refused_before_anything_is_trained(
+    world: World, tmp_path: Path, base: Path, options: tuple[object, ...], words: str
+) -> None:
+    members(world)
+    result = create(world, tmp_path / "out", "--base", base, *options)
+    assert isinstance(result.exception, ConfigError)
+    assert words in str(result.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_campaigns_have_two_ids(world: World, tmp_path: Path, base: Path) -> None:

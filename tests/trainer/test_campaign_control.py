@@ -12,6 +12,7 @@ from click.testing import Result
 from operator_world import World, campaign_status, invoke
 from rich.console import Console
 
+from prunefleet_shared.acceptance import RulingReason
 from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.messages import (
     Awaited,
@@ -20,6 +21,7 @@ from prunefleet_shared.messages import (
     FleetStatus,
     GetStatus,
     Phase,
+    RulingStatus,
     Stored,
 )
 from prunefleet_trainer import membership, operator_commands
@@ -58,6 +60,28 @@ def test_status_tells_people_what_is_awaited_since_when_and_from_whom(world: Wor
     assert HONEST_BUT_CURIOUS not in text
 
 
+HELD = RulingStatus(0, False, RulingReason.HELD, 30, 1, 3)
+MISSED = RulingStatus(1, True, RulingReason.TOO_MANY_WORSE, 90, 12, 9)
+UNSURE = RulingStatus(1, False, RulingReason.WITHIN_NOISE, 30, -1, 3)
+
+
+def test_status_tells_what_was_ruled_and_why(world: World) -> None:
+    told(world, campaign_status("ab" * 16, Phase.ROLLING_OUT, rulings=(HELD, MISSED, UNSURE)))
+    text = " ".join(invoke(app, "status", "--state", world.operator_state).stdout.split())
+    assert "rolling out" in text
+    assert "abababab level 1 promoted by its canaries: 1 of 30 devices worse off, 3 may be" in text
+    assert "abababab level 2 rolled back by the rollout: 12 of 90 devices worse off, 9 may be" in text
+    assert "level 2 rolled back by its canaries: -1 of 30 devices worse off, 3 may be, and noise may hide more" in text
+
+
+def test_rulings_are_told_to_machines(world: World) -> None:
+    told(world, campaign_status("ab" * 16, rulings=(HELD, MISSED)))
+    document = json.loads(invoke(app, "status", "--json", "--state", world.operator_state).stdout)
+    held, missed = document["campaigns"][0]["rulings"]
+    assert held == {**dataclasses.asdict(HELD), "reason": "held", "is_promoted": True}
+    assert (missed["reason"], missed["is_promoted"], missed["is_rollout"]) == ("too_many_worse", False, True)
+
+
 def test_status_warns_of_a_built_in_authority_and_of_an_old_deny_list(world: World) -> None:
     told(world, age_ms=600_000, is_built_in=True)
     text = " ".join(invoke(app, "status", "--state", world.operator_state).stdout.split())
@@ -74,6 +98,7 @@ def test_status_tells_machines_all_of_it(world: World) -> None:
         "phase": "voting",
         "awaited": "devices",
         "awaited_ids": ["camera-1", "camera-2"],
+        "rulings": [],
     }
     assert (document["deny_list_age_ms"], document["authority_is_built_in"]) == (2000, False)
 

@@ -11,6 +11,15 @@ import typer
 from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.option_sets import with_options_of
 from prunefleet_shared.roles import Role
+from prunefleet_trainer.create_options import (
+    CanaryCohortsOption,
+    CanaryOption,
+    CombinationOption,
+    MaxLossOption,
+    MaxWorseOption,
+    PrivacyOption,
+    SearchOption,
+)
 from prunefleet_trainer.decision_options import decision_options
 from prunefleet_trainer.recipe_name import RecipeName
 
@@ -58,16 +67,17 @@ def create(  # noqa: PLR0913 - one argument per option
     max_attempts: Annotated[int, typer.Option(help="Sessions given up in a round before the campaign fails.")] = 3,
     overselect: Annotated[float, typer.Option(help="Devices invited for each one needed, 1 to 3.")] = 1.3,
     cohorts: Annotated[int, typer.Option(help="Cohorts of a round, each summed by itself.")] = 1,
-    combination: Annotated[
-        str, typer.Option(help="How cohorts' sums become one: sum; median or trimmed_mean stand a few bad cohorts.")
-    ] = "sum",
+    combination: CombinationOption = "sum",
+    max_loss: MaxLossOption = None,
+    max_worse: MaxWorseOption = 0.1,
+    search: SearchOption = "descend",
+    canary: CanaryOption = 0,
+    canary_cohorts: CanaryCohortsOption = 1,
     coordinator: Annotated[str | None, typer.Option(help="The coordinator's name, where there are several.")] = None,
     trainer: Annotated[str | None, typer.Option(help="The trainer's name, where there are several.")] = None,
     decision_key: Annotated[Path | None, typer.Option(help="The coordinator's public key, PEM; asks nobody.")] = None,
     slim_base_key: Annotated[Path | None, typer.Option(help="The trainer's public key, PEM; asks nobody.")] = None,
-    privacy: Annotated[
-        str, typer.Option(help="sum: the coordinator learns only sums; sum+dp: noisy ones; plain: everything.")
-    ] = "sum",
+    privacy: PrivacyOption = "sum",
     min_devices: Annotated[int, typer.Option(help="Fewest devices in a sum; their owners have a say, too.")] = 8,
     epsilon: Annotated[float, typer.Option(help="With sum+dp: epsilon of the whole campaign.")] = 8.0,
     delta_power: Annotated[int, typer.Option(help="With sum+dp: delta is 10 to the minus this.")] = 6,
@@ -98,6 +108,7 @@ def _made_words(made: dict[str, Any]) -> str:
         f"{_further_words(made)}"
         f"a vote takes {made['vote_bytes']:,} bytes; privacy mode {made['privacy_mode']}; "
         f"{'steered' if made['is_steered'] else 'not steered'}\n"
+        f"{made['floor']}\n"
         f"next: prunefleet campaign start {made['folder']}"
     )
 

@@ -12,6 +12,7 @@ from prunefleet_edge.models import ARCHITECTURES, ModelSpec, parse_spec
 from prunefleet_edge.models.weights import read_base
 from prunefleet_edge.profile import DeviceProfile, read_profile
 from prunefleet_edge.threads import DEFAULT_THREADS, use_threads
+from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.campaign import Campaign, CohortPolicy, PrivacyTerms
 from prunefleet_shared.decision_rules import DEFAULT_RULES, DecisionRules
 from prunefleet_shared.errors import ConfigError, InputError
@@ -56,6 +57,7 @@ class CampaignWish:
         profile: What was measured on a device of the class; for a budget of latency.
         rules: How a decision follows from the votes.
         limits: What every choice of widths must leave.
+        acceptance: By what decisions are judged; None: nothing is.
         gate: What devices set the fleet's network against.
     """
 
@@ -75,6 +77,7 @@ class CampaignWish:
     profile: Path | None = None
     rules: DecisionRules = DEFAULT_RULES
     limits: Limits = NO_LIMITS
+    acceptance: Acceptance | None = None
     gate: GateTerms = DEFAULT_GATE
 
 
@@ -157,6 +160,7 @@ def make_document(
         further_budgets=wish.budgets[1:],
         rules=wish.rules,
         limits=wish.limits,
+        acceptance=wish.acceptance,
         gate=wish.gate,
     )
 

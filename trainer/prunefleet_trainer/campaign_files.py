@@ -22,6 +22,7 @@ from prunefleet_edge.profile import DeviceProfile, latency_table
 from prunefleet_edge.ranking import keep_masks, rank_widths
 from prunefleet_edge.saliency import l1_saliency
 from prunefleet_edge.tracing import cost_table
+from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.campaign import Campaign, CohortPolicy, Level, PrivacyTerms
 from prunefleet_shared.decision_rules import DEFAULT_RULES, DecisionRules, why_rules_impossible
 from prunefleet_shared.documents import digest
@@ -129,6 +130,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
     further_budgets: Sequence[BudgetWish] = (),
     rules: DecisionRules = DEFAULT_RULES,
     limits: Limits = NO_LIMITS,
+    acceptance: Acceptance | None = None,
     gate: GateTerms = DEFAULT_GATE,
 ) -> Campaign:
     """The campaign document, to be signed.
@@ -147,6 +149,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
         further_budgets: What must hold as well.
         rules: How a decision follows from the votes.
         limits: What every choice of widths must leave.
+        acceptance: By what its decisions are judged; None: nothing is.
         gate: What devices set the fleet's network against.
 
     Raises:
@@ -156,7 +159,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
     campaign = Campaign(
         campaign_id=campaign_id,
         device_class=device_class,
-        privacy=_with_noise(privacy, noise, files, len(levels_permille)),
+        privacy=_with_noise(privacy, noise, files, len(levels_permille), acceptance),
         model=files.model,
         base_digest=digest(files.weights),
         layout=files.layout,
@@ -170,6 +173,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
         rules=rules,
         further_tables=tuple(files.table(wish.unit) for wish in further_budgets),
         limits=limits,
+        acceptance=acceptance,
         gate=gate,
     )
     _check_reachable(campaign)
@@ -213,11 +217,14 @@ def _public_options(campaign: Campaign, l1_scores_C: FloatArray) -> tuple[tuple[
     return tuple(options)
 
 
-def _with_noise(privacy: PrivacyTerms, wish: NoiseWish | None, files: BaseFiles, num_levels: int) -> PrivacyTerms:
+def _with_noise(
+    privacy: PrivacyTerms, wish: NoiseWish | None, files: BaseFiles, num_levels: int, acceptance: Acceptance | None
+) -> PrivacyTerms:
     if wish is None:
         return privacy
     is_steered = files.steering is not None
-    return replace(privacy, noise=make_noise_terms(files.layout, num_levels, wish, is_steered=is_steered))
+    noise = make_noise_terms(files.layout, num_levels, wish, acceptance, is_steered=is_steered)
+    return replace(privacy, noise=noise)
 
 
 def agnostic_masks(files: BaseFiles, table: WidthCost, budget: int, limits: Limits = NO_LIMITS) -> list[BoolArray]:

@@ -13,6 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from prunefleet_shared.acceptance import Acceptance, Search, why_acceptance_impossible
 from prunefleet_shared.campaign import PLAIN, PRIVACY_MODES, SUM_DP, Campaign, CohortPolicy, PrivacyTerms
 from prunefleet_shared.decision_rules import DecisionRules
 from prunefleet_shared.documents import public_bytes, sign_document
@@ -51,6 +52,11 @@ class CreateOptions:
     overselect: float
     cohorts: int
     combination: str
+    max_loss: float | None
+    max_worse: float
+    search: str
+    canary: int
+    canary_cohorts: int
     coordinator: str | None
     trainer: str | None
     decision_key: Path | None
@@ -112,6 +118,29 @@ class CreateOptions:
         return PrivacyTerms(self.privacy, self.min_devices)
 
     @property
+    def acceptance(self) -> Acceptance | None:
+        """By what decisions are judged; None where nothing is.
+
+        Raises:
+            ConfigError: Terms that nothing could be judged by, or canaries fewer than a sum is over.
+        """
+        if self.max_loss is None:
+            if self.canary or self.search != Search.DESCEND:
+                msg = "--canary and --search need a floor to judge by; say --max-loss, such as 0.05"
+                raise ConfigError(msg)
+            return None
+        terms = Acceptance(
+            round(1000 * self.max_loss), round(1000 * self.max_worse), self.search, self.canary, self.canary_cohorts
+        )
+        why = why_acceptance_impossible(terms, self.cohort)
+        if why is None and self.privacy != PLAIN and 0 < self.canary < self.min_devices:
+            why = f"a sum is over {self.min_devices} devices (--min-devices), got {self.canary} canaries"
+        if why:
+            msg = f"--max-loss, --max-worse, --search, --canary: {why}"
+            raise ConfigError(msg)
+        return terms
+
+    @property
     def noise(self) -> NoiseWish | None:
         """How much noise is wanted, in mode ``sum+dp``."""
         return NoiseWish(round(1000 * self.epsilon), self.delta_power) if self.privacy == SUM_DP else None
@@ -163,6 +192,7 @@ def create_campaign(options: CreateOptions, say: Callable[[str], None]) -> dict[
         options.profile,
         options.rules,
         options.limits,
+        options.acceptance,
         GateTerms(options.gate_alternative),
     )
     keys = asyncio.run(_keys(options))
@@ -229,6 +259,18 @@ def _read_key(path: Path) -> bytes:
     return public_bytes(key)
 
 
+def _floor_words(terms: Acceptance | None) -> str:
+    if terms is None:
+        return "nothing is judged: a level follows whatever came of the one before (see --max-loss)"
+    canaries = (
+        f"{terms.canary_count} x {terms.canary_size} canaries first" if terms.canary_size else "no canaries apart"
+    )
+    return (
+        f"promoted while at most {terms.max_worse_permille / 10:g} % of devices lose more than "
+        f"{terms.max_loss_permille / 10:g} points against their dense copies; {terms.search}; {canaries}"
+    )
+
+
 def _facts(campaign: Campaign, folder: Path) -> dict[str, Any]:
     return {
         "campaign_id": campaign.campaign_id,
@@ -252,6 +294,7 @@ def _facts(campaign: Campaign, folder: Path) -> dict[str, Any]:
             for index, table in enumerate(campaign.further_tables)
         ],
         "rules": asdict(campaign.rules),
+        "floor": _floor_words(campaign.acceptance),
         "gate_alternative": campaign.gate.alternative,
         "vote_bytes": campaign.vote_lanes.packed_bytes,
     }

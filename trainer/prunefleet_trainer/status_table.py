@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from prunefleet_shared.acceptance import RulingReason
 from prunefleet_shared.durations import in_words
-from prunefleet_shared.messages import Awaited, CampaignStatus, FleetStatus, Phase
+from prunefleet_shared.messages import Awaited, CampaignStatus, FleetStatus, Phase, RulingStatus
 from prunefleet_trainer.operator_calls import ENDED
 
 HONEST_BUT_CURIOUS = (
@@ -24,6 +26,7 @@ _STYLES = {
     Phase.VOTING: "cyan",
     Phase.RETRAINING: "magenta",
     Phase.MEASURING: "cyan",
+    Phase.ROLLING_OUT: "cyan",
     Phase.COMPLETED: "green",
     Phase.FAILED: "red",
     Phase.STOPPED: "yellow",
@@ -48,11 +51,11 @@ def status_table(status: FleetStatus) -> RenderableType:
         table.add_column(column, justify="right", overflow="fold")
     for campaign in status.campaigns:
         table.add_row(*_row(campaign))
-    return Group(table, *_awaited(status), *_notes(status))
+    return Group(table, *_rulings(status), *_awaited(status), *_notes(status))
 
 
 def _row(campaign: CampaignStatus) -> tuple[RenderableType, ...]:
-    phase = campaign.phase.name.lower() + (", paused" if campaign.is_paused else "")
+    phase = campaign.phase.name.lower().replace("_", " ") + (", paused" if campaign.is_paused else "")
     is_open = campaign.attempt > 0
     counted = f"{campaign.num_contributions}/{campaign.cohort_size}"
     return (
@@ -65,6 +68,22 @@ def _row(campaign: CampaignStatus) -> tuple[RenderableType, ...]:
         str(campaign.quorum),
         in_words(campaign.remaining_ms / 1000) if is_open else _NOTHING,
     )
+
+
+def _rulings(status: FleetStatus) -> list[RenderableType]:
+    """A line for each ruling."""
+    ruled = [(campaign.campaign_id[:8], ruling) for campaign in status.campaigns for ruling in campaign.rulings]
+    return [Text(""), *(_ruling_line(name, ruling) for name, ruling in ruled)] if ruled else []
+
+
+def _ruling_line(name: str, ruling: RulingStatus) -> Text:
+    is_promoted = ruling.reason is RulingReason.HELD
+    done = "promoted" if is_promoted else "rolled back"
+    by = "the rollout" if ruling.is_rollout else "its canaries"
+    counts = f"{ruling.num_worse} of {ruling.num_devices} devices worse off, {ruling.max_worse} may be"
+    noise = ", and noise may hide more" if ruling.reason is RulingReason.WITHIN_NOISE else ""
+    words = f"{name} level {ruling.level + 1} {done} by {by}: {counts}{noise}"
+    return Text(words, style="green" if is_promoted else "red")
 
 
 def _awaited(status: FleetStatus) -> list[RenderableType]:
@@ -119,4 +138,8 @@ def _campaign_json(campaign: CampaignStatus) -> dict[str, Any]:
         "awaited": campaign.awaited.name.lower(),
         "awaited_for_ms": campaign.awaited_for_ms,
         "awaited_ids": list(campaign.awaited_ids),
+        "rulings": [
+            {**asdict(ruling), "reason": ruling.reason.name.lower(), "is_promoted": ruling.reason is RulingReason.HELD}
+            for ruling in campaign.rulings
+        ],
     }

@@ -13,6 +13,7 @@ class DocumentKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DOCUMENT_KIND_CAMPAIGN: _ClassVar[DocumentKind]
     DOCUMENT_KIND_DECISION: _ClassVar[DocumentKind]
     DOCUMENT_KIND_SLIM_BASE: _ClassVar[DocumentKind]
+    DOCUMENT_KIND_RULING: _ClassVar[DocumentKind]
 
 class Readiness(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -27,6 +28,7 @@ class SessionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SESSION_KIND_UNSPECIFIED: _ClassVar[SessionKind]
     SESSION_KIND_VOTE: _ClassVar[SessionKind]
     SESSION_KIND_OUTCOME: _ClassVar[SessionKind]
+    SESSION_KIND_ROLLOUT: _ClassVar[SessionKind]
 
 class Awaited(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -59,6 +61,14 @@ class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PHASE_COMPLETED: _ClassVar[Phase]
     PHASE_FAILED: _ClassVar[Phase]
     PHASE_STOPPED: _ClassVar[Phase]
+    PHASE_ROLLING_OUT: _ClassVar[Phase]
+
+class RulingReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RULING_REASON_UNSPECIFIED: _ClassVar[RulingReason]
+    RULING_REASON_HELD: _ClassVar[RulingReason]
+    RULING_REASON_TOO_MANY_WORSE: _ClassVar[RulingReason]
+    RULING_REASON_WITHIN_NOISE: _ClassVar[RulingReason]
 
 class RejectReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -93,6 +103,7 @@ DOCUMENT_KIND_UNSPECIFIED: DocumentKind
 DOCUMENT_KIND_CAMPAIGN: DocumentKind
 DOCUMENT_KIND_DECISION: DocumentKind
 DOCUMENT_KIND_SLIM_BASE: DocumentKind
+DOCUMENT_KIND_RULING: DocumentKind
 READINESS_UNSPECIFIED: Readiness
 READINESS_READY: Readiness
 READINESS_BUSY: Readiness
@@ -101,6 +112,7 @@ READINESS_LOW_POWER: Readiness
 SESSION_KIND_UNSPECIFIED: SessionKind
 SESSION_KIND_VOTE: SessionKind
 SESSION_KIND_OUTCOME: SessionKind
+SESSION_KIND_ROLLOUT: SessionKind
 AWAITED_UNSPECIFIED: Awaited
 AWAITED_DEVICES: Awaited
 AWAITED_TRAINER: Awaited
@@ -121,6 +133,11 @@ PHASE_MEASURING: Phase
 PHASE_COMPLETED: Phase
 PHASE_FAILED: Phase
 PHASE_STOPPED: Phase
+PHASE_ROLLING_OUT: Phase
+RULING_REASON_UNSPECIFIED: RulingReason
+RULING_REASON_HELD: RulingReason
+RULING_REASON_TOO_MANY_WORSE: RulingReason
+RULING_REASON_WITHIN_NOISE: RulingReason
 REJECT_REASON_UNSPECIFIED: RejectReason
 REJECT_REASON_MALFORMED: RejectReason
 REJECT_REASON_TOO_LARGE: RejectReason
@@ -172,10 +189,12 @@ class StartCampaignResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCampaignRequest(_message.Message):
-    __slots__ = ("device_class",)
+    __slots__ = ("device_class", "ended_campaign_id")
     DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
     device_class: str
-    def __init__(self, device_class: _Optional[str] = ...) -> None: ...
+    ended_campaign_id: bytes
+    def __init__(self, device_class: _Optional[str] = ..., ended_campaign_id: _Optional[bytes] = ...) -> None: ...
 
 class GetCampaignResponse(_message.Message):
     __slots__ = ("campaign", "come_back")
@@ -202,24 +221,28 @@ class FetchModelResponse(_message.Message):
     def __init__(self, total_bytes: _Optional[int] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class CheckInRequest(_message.Message):
-    __slots__ = ("campaign_id", "layout_fingerprint", "readiness")
+    __slots__ = ("campaign_id", "layout_fingerprint", "readiness", "rulings_heard")
     CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     READINESS_FIELD_NUMBER: _ClassVar[int]
+    RULINGS_HEARD_FIELD_NUMBER: _ClassVar[int]
     campaign_id: bytes
     layout_fingerprint: bytes
     readiness: Readiness
-    def __init__(self, campaign_id: _Optional[bytes] = ..., layout_fingerprint: _Optional[bytes] = ..., readiness: _Optional[_Union[Readiness, str]] = ...) -> None: ...
+    rulings_heard: int
+    def __init__(self, campaign_id: _Optional[bytes] = ..., layout_fingerprint: _Optional[bytes] = ..., readiness: _Optional[_Union[Readiness, str]] = ..., rulings_heard: _Optional[int] = ...) -> None: ...
 
 class CheckInResponse(_message.Message):
-    __slots__ = ("invitation", "come_back", "campaign_ended")
+    __slots__ = ("invitation", "come_back", "campaign_ended", "ruling")
     INVITATION_FIELD_NUMBER: _ClassVar[int]
     COME_BACK_FIELD_NUMBER: _ClassVar[int]
     CAMPAIGN_ENDED_FIELD_NUMBER: _ClassVar[int]
+    RULING_FIELD_NUMBER: _ClassVar[int]
     invitation: Invitation
     come_back: ComeBack
     campaign_ended: CampaignEnded
-    def __init__(self, invitation: _Optional[_Union[Invitation, _Mapping]] = ..., come_back: _Optional[_Union[ComeBack, _Mapping]] = ..., campaign_ended: _Optional[_Union[CampaignEnded, _Mapping]] = ...) -> None: ...
+    ruling: RulingOffer
+    def __init__(self, invitation: _Optional[_Union[Invitation, _Mapping]] = ..., come_back: _Optional[_Union[ComeBack, _Mapping]] = ..., campaign_ended: _Optional[_Union[CampaignEnded, _Mapping]] = ..., ruling: _Optional[_Union[RulingOffer, _Mapping]] = ...) -> None: ...
 
 class Invitation(_message.Message):
     __slots__ = ("session_id", "kind", "level", "attempt", "remaining_ms", "decision", "slim_base")
@@ -252,6 +275,16 @@ class CampaignEnded(_message.Message):
     ENDING_FIELD_NUMBER: _ClassVar[int]
     ending: Ending
     def __init__(self, ending: _Optional[_Union[Ending, str]] = ...) -> None: ...
+
+class RulingOffer(_message.Message):
+    __slots__ = ("ruling", "decision", "slim_base")
+    RULING_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    SLIM_BASE_FIELD_NUMBER: _ClassVar[int]
+    ruling: SignedDocument
+    decision: SignedDocument
+    slim_base: SignedDocument
+    def __init__(self, ruling: _Optional[_Union[SignedDocument, _Mapping]] = ..., decision: _Optional[_Union[SignedDocument, _Mapping]] = ..., slim_base: _Optional[_Union[SignedDocument, _Mapping]] = ...) -> None: ...
 
 class ContributeRequest(_message.Message):
     __slots__ = ("session_id", "payload")
@@ -357,8 +390,24 @@ class GetStatusResponse(_message.Message):
     authority_is_built_in: bool
     def __init__(self, campaigns: _Optional[_Iterable[_Union[CampaignStatus, _Mapping]]] = ..., deny_list_age_ms: _Optional[int] = ..., authority_is_built_in: _Optional[bool] = ...) -> None: ...
 
+class RulingStatus(_message.Message):
+    __slots__ = ("level", "is_rollout", "reason", "num_devices", "num_worse", "max_worse")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    IS_ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    NUM_DEVICES_FIELD_NUMBER: _ClassVar[int]
+    NUM_WORSE_FIELD_NUMBER: _ClassVar[int]
+    MAX_WORSE_FIELD_NUMBER: _ClassVar[int]
+    level: int
+    is_rollout: bool
+    reason: RulingReason
+    num_devices: int
+    num_worse: int
+    max_worse: int
+    def __init__(self, level: _Optional[int] = ..., is_rollout: _Optional[bool] = ..., reason: _Optional[_Union[RulingReason, str]] = ..., num_devices: _Optional[int] = ..., num_worse: _Optional[int] = ..., max_worse: _Optional[int] = ...) -> None: ...
+
 class CampaignStatus(_message.Message):
-    __slots__ = ("campaign_id", "device_class", "phase", "is_paused", "level", "num_levels", "attempt", "num_contributions", "quorum", "cohort_size", "remaining_ms", "awaited", "awaited_for_ms", "awaited_ids")
+    __slots__ = ("campaign_id", "device_class", "phase", "is_paused", "level", "num_levels", "attempt", "num_contributions", "quorum", "cohort_size", "remaining_ms", "awaited", "awaited_for_ms", "awaited_ids", "rulings")
     CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
     DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
@@ -373,6 +422,7 @@ class CampaignStatus(_message.Message):
     AWAITED_FIELD_NUMBER: _ClassVar[int]
     AWAITED_FOR_MS_FIELD_NUMBER: _ClassVar[int]
     AWAITED_IDS_FIELD_NUMBER: _ClassVar[int]
+    RULINGS_FIELD_NUMBER: _ClassVar[int]
     campaign_id: bytes
     device_class: str
     phase: Phase
@@ -387,7 +437,8 @@ class CampaignStatus(_message.Message):
     awaited: Awaited
     awaited_for_ms: int
     awaited_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, campaign_id: _Optional[bytes] = ..., device_class: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., is_paused: _Optional[bool] = ..., level: _Optional[int] = ..., num_levels: _Optional[int] = ..., attempt: _Optional[int] = ..., num_contributions: _Optional[int] = ..., quorum: _Optional[int] = ..., cohort_size: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., awaited: _Optional[_Union[Awaited, str]] = ..., awaited_for_ms: _Optional[int] = ..., awaited_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    rulings: _containers.RepeatedCompositeFieldContainer[RulingStatus]
+    def __init__(self, campaign_id: _Optional[bytes] = ..., device_class: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., is_paused: _Optional[bool] = ..., level: _Optional[int] = ..., num_levels: _Optional[int] = ..., attempt: _Optional[int] = ..., num_contributions: _Optional[int] = ..., quorum: _Optional[int] = ..., cohort_size: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., awaited: _Optional[_Union[Awaited, str]] = ..., awaited_for_ms: _Optional[int] = ..., awaited_ids: _Optional[_Iterable[str]] = ..., rulings: _Optional[_Iterable[_Union[RulingStatus, _Mapping]]] = ...) -> None: ...
 
 class Rejection(_message.Message):
     __slots__ = ("reason", "expected", "got", "remedy")
