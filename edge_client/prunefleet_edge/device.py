@@ -52,3 +52,11 @@ class DeviceWork(Protocol):
         ``slim_base`` is None where the trainer could not retrain it: the network is then a blend (``blending``).
         """
         ...
+
+
+class Consumer(Protocol):
+    """What a device without data does with a network: nothing but to keep it."""
+
+    async def keep_slim_base(self, campaign: Campaign, decision: Decision, slim_base: bytes) -> None:
+        """Put the slim base on the disk as it is; it is there before this returns, however often it is called."""
+        ...

@@ -81,6 +81,15 @@ class LocalWork:
         """See ``DeviceWork``; the network that is kept is on the disk before this returns."""
         return cast(Outcome, await self._run("personalise", campaign, decision, base, slim_base))
 
+    async def keep_slim_base(self, campaign: Campaign, decision: Decision, slim_base: bytes) -> None:
+        """See ``Consumer``.
+
+        Raises:
+            LayoutError: The decision does not fit the network.
+            InputError: The weights do not.
+        """
+        await self._run("keep_slim_base", campaign, decision, slim_base)
+
     def close(self) -> None:
         """End the worker process, whatever it does."""
         process, line = self._process, self._line

@@ -43,6 +43,7 @@ class Readiness(enum.IntEnum):
     BUSY = 2  # still working on the last invitation
     NO_MEMORY = 3
     LOW_POWER = 4
+    NO_DATA = 5  # by its owner's configuration, never by what was found in its data
 
 
 class Awaited(enum.IntEnum):
@@ -95,12 +96,16 @@ class GetCampaign:
 
 @dataclass(frozen=True, slots=True)
 class CheckIn:
-    """Says that the device is there, what network it traced, and how many of the campaign's rulings it has heard."""
+    """Says that the device is there, what network it traced, and how many of the campaign's rulings it has heard.
+
+    A device without data says which slim base it runs instead: 1 + its level, 0 for none (``slim_base_heard``).
+    """
 
     campaign_id: str
     layout_fingerprint: str
     readiness: Readiness
     rulings_heard: int = 0
+    slim_base_heard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +236,14 @@ class RulingOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class SlimBaseOffer:
+    """The network for devices without data, with the decision it was made for; both signed."""
+
+    decision: SignedDocument
+    slim_base: SignedDocument
+
+
+@dataclass(frozen=True, slots=True)
 class CampaignEnded:
     """The campaign is over."""
 
@@ -349,6 +362,7 @@ CoordinatorDown = (
     CampaignOffer
     | Invitation
     | RulingOffer
+    | SlimBaseOffer
     | ComeBack
     | CampaignEnded
     | SumDown
