@@ -254,7 +254,7 @@ def comes_back_the_same(path, message):
         GetCampaign("../x"),
         CheckIn(ID.upper(), DIGEST, Readiness.READY),
         CheckIn(ID[:-2], DIGEST, Readiness.READY),
-        CheckIn(ID, DIGEST, 5),
+        CheckIn(ID, DIGEST, 6),
         CheckIn(ID, DIGEST, 0.5),
         CheckIn("not hex", DIGEST, Readiness.READY),
         Contribute(ID, b""),
