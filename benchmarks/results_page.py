@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import attack_page
 import attack_plot
 import device_plot
+import fleet_page
 import numpy as np
 import seed_a_plot
 import seed_b_summary
@@ -245,7 +246,13 @@ def attacks(document: Row) -> Iterator[str]:
     yield from itertools.chain(attack_page.lines(document, table), machine(document))
 
 
+def fleet_few(document: Row) -> Iterator[str]:
+    """A fleet against single devices."""
+    yield from itertools.chain(fleet_page.few_lines(document, table), machine(document))
+
+
 SECTIONS = {"seed_a": seed_a, "seed_b": seed_b, "device": device, "secure_sum": secure_sum, "attacks": attacks}
+SECTIONS |= {"fleet_few": fleet_few}
 INTRO = """# Results
 
 Measured, not tuned for this page: every table comes from a file in `benchmarks/results/`, made by the command named
@@ -268,6 +275,8 @@ def main() -> None:
         device_plot.plot(found["device"], FIGURES / "device_latency.svg")
     if "attacks" in documents:
         attack_plot.plot(documents["attacks"]["rows"], FIGURES / "attacks.svg")
+    if "fleet_few" in documents:
+        fleet_page.plot(documents["fleet_few"], FIGURES / "fleet_few.svg")
     if "seed_b" in documents:
         seed_b_summary.plot(documents["seed_b"]["rows"], FIGURES / "seed_b_tradeoff.svg")
 

@@ -16,7 +16,7 @@ from prunefleet_edge.tracing import trace
 from prunefleet_edge.work import load_weights, save_weights
 from prunefleet_shared.errors import ConfigError, InputError, LayoutError
 from prunefleet_shared.masks import BoolArray
-from prunefleet_trainer.public import fresh, read_base, retrain_slim_base, set_normalisation, train_base
+from prunefleet_trainer.public import fresh, labelled_by, read_base, retrain_slim_base, set_normalisation, train_base
 
 torch.set_num_threads(1)
 TEXT = "resnet8/1x8x8/4"
@@ -140,3 +140,11 @@ def test_what_does_not_fit_is_refused() -> None:
         retrain_slim_base(TEXT, b"junk", half_masks(), public(), RECIPE, 5)
     with pytest.raises(LayoutError, match="do not fit"):
         retrain_slim_base(TEXT, base, half_masks()[1:], public(), RECIPE, 5)
+
+
+def test_images_without_labels_get_the_answers_of_the_base() -> None:
+    base = train_base(SPEC, public(), RECIPE, seed=1).train()
+    told = labelled_by(base, Samples(public().images, torch.zeros(48, dtype=torch.int64)))
+    with torch.no_grad():
+        assert told.labels.tolist() == base.eval()(public().images).argmax(dim=1).tolist()
+    assert len(set(told.labels.tolist())) > 1, "a base that always says the same would prove nothing"

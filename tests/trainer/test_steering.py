@@ -94,9 +94,10 @@ def test_the_sum_tells_what_the_fleet_sees(steering: Steering) -> None:
     assert sum(mixture.weights_ppm[label] for label in SEEN) > 0.6 * PPM
 
 
-def test_public_images_are_drawn_like_what_the_fleet_sees(steering: Steering) -> None:
+def test_public_images_are_drawn_like_what_the_fleet_sees_and_no_kind_is_left_out(steering: Steering) -> None:
     shares = [float(steering.weights_N[PUBLIC.labels == label].sum()) for label in range(6)]
-    assert shares == pytest.approx([weight / PPM for weight in steering.record.mixture.weights_ppm])
+    weights = [weight / PPM for weight in steering.record.mixture.weights_ppm]
+    assert shares == pytest.approx([(3 * weight + 1 / 6) / 4 for weight in weights])
 
 
 def test_the_record_follows_from_the_sum_and_from_no_other(
@@ -154,7 +155,7 @@ def test_one_class_is_nothing_to_choose_from() -> None:
 
 def test_shares_are_split_among_the_images_of_a_kind() -> None:
     weights_N = draw_weights((250_000, 750_000, 0), torch.tensor([0, 1, 1, 1, 2]))
-    assert weights_N.tolist() == pytest.approx([0.25, 0.25, 0.25, 0.25, 0.0])
+    assert weights_N.tolist() == pytest.approx([3 / 16 + 1 / 12, *[3 / 16 + 1 / 36] * 3, 1 / 12])
 
 
 @pytest.mark.parametrize(

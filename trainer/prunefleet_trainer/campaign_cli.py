@@ -20,6 +20,8 @@ from prunefleet_trainer.create_options import (
     MaxWorseOption,
     PrivacyOption,
     SearchOption,
+    SteeringOption,
+    UnlabelledOption,
 )
 from prunefleet_trainer.decision_options import decision_options
 from prunefleet_trainer.recipe_name import RecipeName
@@ -85,9 +87,8 @@ def create(  # noqa: PLR0913 - one argument per option
     recipe: Annotated[RecipeName, typer.Option(help="How a base is trained.")] = RecipeName.AUTO,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the public data, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Of a base's first weights.")] = 1,
-    steering: Annotated[
-        bool, typer.Option(help="Ask for lift masks, which say what the fleet sees; needs --public.")
-    ] = True,
+    steering: SteeringOption = True,
+    unlabelled: UnlabelledOption = False,
     state: StateOption = None,
     as_json: JsonOption = False,
     **decision: Any,

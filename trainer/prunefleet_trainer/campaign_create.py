@@ -21,7 +21,7 @@ from prunefleet_shared.limits import NO_LIMITS, Limits
 from prunefleet_shared.noise_terms import NoiseWish
 from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign, with_latency
 from prunefleet_trainer.decision_options import LATENCY, MACS, TRAINING_MEMORY, BudgetWish
-from prunefleet_trainer.public import train_base
+from prunefleet_trainer.public import labelled_by, train_base
 from prunefleet_trainer.recipe_name import RecipeName
 from prunefleet_trainer.recipes import public_recipes
 from prunefleet_trainer.retrain_job import epoch_teller
@@ -52,7 +52,8 @@ class CampaignWish:
         recipe: How a base is trained.
         epochs: Passes over the data, at most; None leaves the recipe's.
         seed: Of a base's first weights and of the order of its training.
-        is_steered: Whether devices are asked for a lift mask; needs public data with labels.
+        is_steered: Whether devices are asked for a lift mask; needs public data.
+        is_unlabelled: Whether the base's own answers take the place of the public data's labels.
         budgets: What a network may cost; the first is what levels are fractions of.
         profile: What was measured on a device of the class; for a budget of latency.
         rules: How a decision follows from the votes.
@@ -73,6 +74,7 @@ class CampaignWish:
     epochs: int | None = None
     seed: int = 1
     is_steered: bool = True
+    is_unlabelled: bool = False
     budgets: tuple[BudgetWish, ...] = (BudgetWish(MACS),)
     profile: Path | None = None
     rules: DecisionRules = DEFAULT_RULES
@@ -124,7 +126,12 @@ def make_base(wish: CampaignWish, say: Callable[[str], None]) -> BaseFiles:
     spec = _spec(wish)
     profile = read_profile(wish.profile) if wish.profile else None
     public = _public(wish, spec, say)
+    if wish.is_unlabelled and wish.base is None:
+        msg = "--unlabelled: a base cannot be trained on data without labels; give one with --base"
+        raise ConfigError(msg)
     model = _given(wish.base, spec, public) if wish.base else _trained(wish, spec, public, say)
+    if public is not None and wish.is_unlabelled:
+        public = labelled_by(model, public)
     say("tracing the base, and checking that its channels can be removed")
     needs_memory = TRAINING_MEMORY in {budget.unit for budget in wish.budgets}
     files = describe_base(spec, model, public if wish.is_steered else None, with_training_memory=needs_memory)

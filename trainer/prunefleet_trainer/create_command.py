@@ -68,6 +68,7 @@ class CreateOptions:
     epochs: int | None
     seed: int
     steering: bool
+    unlabelled: bool
     state: Path | None
     budget: list[str] | None
     profile: Path | None
@@ -190,6 +191,7 @@ def create_campaigns(options: CreateOptions, say: Callable[[str], None]) -> list
         options.epochs,
         options.seed,
         options.steering,
+        options.unlabelled,
         parse_budgets(options.budget, options.profile),
         options.profile,
         options.rules,

@@ -1,8 +1,7 @@
 """Training on public data: the base, and the slim base of a decision.
 
 A topology the whole fleet shares can be retrained once, where data and compute are; that is where most of a fleet's
-gain comes from. ``draw_weights`` is the place where *steering* comes in: public images drawn as the fleet's own sums
-suggest. Until then every image counts the same.
+gain comes from. ``draw_weights`` is where *steering* comes in: public images drawn as the fleet's own sums suggest.
 """
 
 from __future__ import annotations
@@ -22,6 +21,9 @@ from prunefleet_edge.tracing import trace
 from prunefleet_edge.training import train
 from prunefleet_shared.layout import Layout
 from prunefleet_shared.masks import BoolArray
+
+LABEL_BATCH = 256
+"""Images per forward pass."""
 
 
 def train_base(
@@ -55,6 +57,18 @@ def read_base(spec: ModelSpec, weights: bytes, public: Samples, allowed_code: Co
         InputError: The file is for another network.
     """
     return weights_file.read_base(spec, weights, "base file", public, allowed_code)
+
+
+@torch.no_grad()
+def labelled_by(base: nn.Module, public: Samples) -> Samples:
+    """The images with the base's own answers for labels: for public data that nobody has labelled.
+
+    Retraining on them holds a slim base to what the dense one says (self-training, Lee 2013, "Pseudo-Label"); steering
+    takes images of one answer for one kind.
+    """
+    base.eval()
+    answers = [base(part).argmax(dim=1) for part in torch.split(public.images, LABEL_BATCH)]
+    return Samples(public.images, torch.cat(answers))
 
 
 def prune_base(

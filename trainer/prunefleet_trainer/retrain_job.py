@@ -52,6 +52,7 @@ class RetrainOrder:
         allowed_code: Each ``package.module:factory`` that the person at this machine lets a network be made by.
         vote_total: JSON of the sum that the decision follows from, to steer by; empty draws every image alike.
         steering_record: Where the record of the steering goes.
+        is_unlabelled: Whether the base's own answers take the place of the data's labels.
     """
 
     campaign: str
@@ -65,6 +66,7 @@ class RetrainOrder:
     allowed_code: tuple[str, ...] = ()
     vote_total: str = ""
     steering_record: str = ""
+    is_unlabelled: bool = False
 
 
 def epoch_teller(what: str, num_epochs: int) -> Callable[[int], None]:
@@ -109,11 +111,14 @@ def _retrained(
 ) -> bytes:
     from prunefleet_edge.data_source import load_source
     from prunefleet_edge.models import parse_spec
-    from prunefleet_trainer.public import retrain_slim_base
+    from prunefleet_edge.work import load_base
+    from prunefleet_trainer.public import labelled_by, retrain_slim_base
     from prunefleet_trainer.recipes import public_recipes
 
     spec = parse_spec(campaign.model)
     public = load_source(order.public, spec, "trainer").samples
+    if order.is_unlabelled:
+        public = labelled_by(load_base(campaign, base, order.allowed_code), public)
     recipe = public_recipes(RecipeName(order.recipe), spec).with_epochs(order.epochs or None).slim_base
     weights_N = _steered(order, campaign, decision, base, public)
     tell = epoch_teller(f"retraining level {decision.level + 1} on {len(public)} public images", recipe.epochs)

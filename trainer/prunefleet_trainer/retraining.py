@@ -47,6 +47,7 @@ class RetrainPlan:
         epochs: Passes over the data, at most; None leaves the recipe's.
         threads: torch's.
         allowed_code: Each ``package.module:factory`` that the person at this machine lets a network be made by.
+        is_unlabelled: Whether the base's own answers take the place of the data's labels.
     """
 
     public: str | None
@@ -56,6 +57,7 @@ class RetrainPlan:
     epochs: int | None = None
     threads: int = DEFAULT_THREADS
     allowed_code: tuple[str, ...] = ()
+    is_unlabelled: bool = False
 
 
 class ChildRetraining:
@@ -148,6 +150,7 @@ class ChildRetraining:
             allowed_code=self._plan.allowed_code,
             vote_total="" if vote_total is None else canonical_bytes(vote_total).decode(),
             steering_record=str(self._record_path(decision)),
+            is_unlabelled=self._plan.is_unlabelled,
         )
         path = self._plan.state / "order.json"
         write_document(path, order)

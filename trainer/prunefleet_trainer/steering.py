@@ -31,6 +31,9 @@ from prunefleet_shared.steering_terms import USE_UNIT, SteeringTerms
 MIN_KINDS = 2
 USE_BATCH = 256
 """Images per forward pass."""
+EVEN_PPM = 250_000
+"""This much of what is drawn, in parts per million, is of all kinds alike: a class that the fleet sees and the fit has
+missed must not be forgotten (ADR 22 has what it is worth)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +117,13 @@ def steer(
 def draw_weights(weights_ppm: Sequence[int], kind_N: Tensor) -> Tensor:
     """How often each public image is to be drawn, relative to the others: its kind's share, split among its kind.
 
+    A part of what is drawn (:data:`EVEN_PPM`) is of all kinds alike.
+
     Args:
         weights_ppm: Of each kind, parts per million.
         kind_N: Each image's kind.
     """
-    counts_K = torch.bincount(kind_N, minlength=len(weights_ppm)).clamp_min(1)
-    share_K = torch.tensor(weights_ppm, dtype=torch.float64) / PPM / counts_K
-    return share_K[kind_N]
+    num_kinds, even = len(weights_ppm), EVEN_PPM / PPM
+    counts_K = torch.bincount(kind_N, minlength=num_kinds).clamp_min(1)
+    share_K = (1 - even) * torch.tensor(weights_ppm, dtype=torch.float64) / PPM + even / num_kinds
+    return (share_K / counts_K)[kind_N]

@@ -60,6 +60,9 @@ def run_trainer(  # noqa: PLR0913 - one argument per option
     recipe: Annotated[RecipeName, typer.Option(help="How to train.")] = RecipeName.AUTO,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data, at most.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads to train with.")] = DEFAULT_THREADS,
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Labels are not known: the base's own answers take their place.")
+    ] = False,
     allow_factory: AllowFactoryOption = None,
     once: Annotated[bool, typer.Option("--once", help="Publish one slim base, then exit.")] = False,
 ) -> None:
@@ -80,7 +83,8 @@ def run_trainer(  # noqa: PLR0913 - one argument per option
     if token_dir:
         join(Role.TRAINER, None, token_dir, folder)
     with suppress(asyncio.CancelledError):  # ended by a signal: an ordinary end
-        plan = RetrainPlan(public, folder, base, recipe, epochs, threads, tuple(allow_factory or ()))
+        factories = tuple(allow_factory or ())
+        plan = RetrainPlan(public, folder, base, recipe, epochs, threads, factories, unlabelled)
         asyncio.run(_run(plan, is_once=once))
 
 
