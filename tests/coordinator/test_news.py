@@ -2,9 +2,10 @@
 
 import pytest
 from judged_player import JudgedPlayer, judged_campaign
-from test_round import DEVICES, Player
 
 from prunefleet_coordinator.events import Defer, DeviceCheckedIn, End, OfferSlimBase
+from prunefleet_coordinator.session import DEFER_MS
+from prunefleet_coordinator.testing import small_campaign
 from prunefleet_shared.messages import Awaited, CheckIn, Control, Ending, Readiness
 
 
@@ -17,10 +18,10 @@ def consume(player, heard=0, device_id="consumer"):
 
 @pytest.mark.parametrize("restarted", [False, True])
 def test_it_is_offered_each_slim_base_once_and_never_a_session(restarted):
-    player = Player()
+    player = JudgedPlayer(small_campaign())
     assert isinstance(consume(player), Defer)
     player.gather()
-    assert consume(player) == Defer("consumer", 60_000, Awaited.TRAINER)
+    assert consume(player) == Defer("consumer", DEFER_MS, Awaited.TRAINER)
     player.publish()
     if restarted:
         player.restart()
@@ -34,11 +35,11 @@ def test_it_is_offered_each_slim_base_once_and_never_a_session(restarted):
     player.gather()
     assert consume(player, 1) == OfferSlimBase("consumer", 1), "the campaign has ended, but it slept"
     assert consume(player, 2) == End("consumer", Ending.COMPLETED)
-    assert all(closed.contributors == DEVICES for closed in player.round.snapshot.closed_rounds)
+    assert not any("consumer" in closed.contributors for closed in player.round.snapshot.closed_rounds)
 
 
 def test_it_takes_no_place_in_a_cohort():
-    player = Player()
+    player = JudgedPlayer(small_campaign())
     for number in range(50):
         assert isinstance(consume(player, device_id=f"c{number}"), Defer)
     assert player.round.next_deadline_s is None, "no session was opened for it"
@@ -46,7 +47,7 @@ def test_it_takes_no_place_in_a_cohort():
 
 
 def test_a_campaign_that_was_stopped_ships_nothing_more():
-    player = Player()
+    player = JudgedPlayer(small_campaign())
     player.gather()
     player.publish()
     player.control(Control.STOP)
@@ -55,19 +56,13 @@ def test_a_campaign_that_was_stopped_ships_nothing_more():
 
 def test_where_decisions_are_judged_only_the_network_for_all_is_shipped():
     player = JudgedPlayer(judged_campaign(), lambda level, _is_rollout: level == 0)
-    play_votes(player)
+    player.gather()
     player.publish()
     assert isinstance(consume(player), Defer), "nobody has judged it yet"
-    play_votes(player)
+    player.gather()
     assert isinstance(consume(player), Defer), "promoted, but the search goes on"
     player.publish()
-    play_votes(player)
+    player.gather()
     assert player.round.snapshot.rulings[-1].level_for_all == 0
     assert consume(player) == OfferSlimBase("consumer", 0), "the second level was rolled back"
     assert consume(player, 1) == End("consumer", Ending.COMPLETED)
-
-
-def play_votes(player):
-    invitations = [player.check_in_again(device) for device in ("d1", "d2", "d3", "d4")]
-    for invitation in invitations:
-        player.contribute(invitation)

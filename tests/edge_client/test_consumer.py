@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 import test_device_process as process
 import test_work_retraining as parts
-from test_runner import CAMPAIGN, DECISION, LOST, OFFER, OUTCOME_TO, SLIM_BASE, SLIM_MODEL, VOTE_TO, Bench, Work
+from runner_bench import CAMPAIGN, DECISION, LOST, OFFER, OUTCOME_TO, SLIM_BASE, SLIM_MODEL, VOTE_TO, Bench
 
 from prunefleet_edge.audit import read_audit
 from prunefleet_edge.consumer_round import ConsumerRound
 from prunefleet_edge.device_process import DeviceProcess
 from prunefleet_edge.device_state import DeviceState
-from prunefleet_edge.egress import Egress
 from prunefleet_edge.events import (
     CampaignEnded,
     KeepSlimBase,
@@ -28,7 +27,6 @@ from prunefleet_edge.events import (
 )
 from prunefleet_edge.models import example_input
 from prunefleet_edge.network_file import load_kept, read_kept_info
-from prunefleet_edge.runner import DeviceRunner
 from prunefleet_edge.state_folder import StateFolder
 from prunefleet_edge.status import kept_facts, read_status, status_text
 from prunefleet_edge.work import load_slim
@@ -40,11 +38,8 @@ from prunefleet_shared.errors import LayoutError, LocalProtocolError, RejectReas
 from prunefleet_shared.messages import Awaited, CheckIn, ComeBack, Ending, Readiness, SlimBaseOffer
 from prunefleet_shared.testing import (
     COORDINATOR_KEY,
-    COORDINATOR_PUBLIC,
-    TINY_BASE,
     TRAINER_KEY,
     Answer,
-    run_simulated,
     tiny_decision,
     tiny_slim_base,
 )
@@ -67,24 +62,9 @@ class Keeper:
 class ConsumerBench(Bench):
     """The bench of a device with data, whose work must never be asked for."""
 
-    def __init__(self, script: Iterable[Answer], models: Iterable[bytes] = (TINY_BASE, SLIM_MODEL)) -> None:
-        super().__init__(script, models)
-        self.keeper = Keeper(self.log)
-
-    def run(self) -> Ending:
-        runner = DeviceRunner(
-            Egress(self.link, audit=self.audit),
-            Work(self.log),
-            self.store,
-            device_class="camera",
-            operator_keys=[COORDINATOR_PUBLIC],
-            clock=self.clock,
-            sleep=self.clock.sleep,
-            rng=random.Random(1),
-            on_state=self.states.append,
-            consumer=self.keeper,
-        )
-        return run_simulated(runner.run(), self.clock)
+    def __init__(self, script: Iterable[Answer]) -> None:
+        super().__init__(script)
+        self.consumer = self.keeper = Keeper(self.log)
 
 
 def test_it_keeps_what_it_is_offered_before_it_says_so() -> None:
