@@ -96,16 +96,13 @@ class GetCampaign:
 
 @dataclass(frozen=True, slots=True)
 class CheckIn:
-    """Says that the device is there, what network it traced, and how many of the campaign's rulings it has heard.
-
-    A device without data says which slim base it runs instead: 1 + its level, 0 for none (``slim_base_heard``).
-    """
+    """Says that the device is there, what network it traced, and how many of the campaign's rulings it has heard."""
 
     campaign_id: str
     layout_fingerprint: str
     readiness: Readiness
     rulings_heard: int = 0
-    slim_base_heard: int = 0
+    slim_base_heard: int = 0  # with ``NO_DATA``: 1 + level of the slim base that it runs, 0 for none
 
 
 @dataclass(frozen=True, slots=True)

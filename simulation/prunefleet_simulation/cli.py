@@ -30,8 +30,18 @@ def decision_options(
     ] = None,
     min_keep: Annotated[int | None, typer.Option(help="Channels every group keeps at least.")] = None,
     round_to: Annotated[int | None, typer.Option(help="Widths are multiples of this, or dense.")] = None,
+    steering: Annotated[
+        bool | None, typer.Option(help="Retrain on public data like what the fleet sees (default yes).")
+    ] = None,
+    public_retraining: Annotated[
+        bool | None,
+        typer.Option(help="Retrain what is decided on public data; without it, devices blend (default yes)."),
+    ] = None,
+    gate_alternative: Annotated[
+        str | None, typer.Option(help="The gate's other side: own (default), or fleet_widths.")
+    ] = None,
 ) -> None:
-    """How votes become a decision; ``simulate`` takes these options over."""
+    """How votes become a decision, and a decision networks; ``simulate`` takes these options over."""
 
 
 @app.callback(invoke_without_command=True)
@@ -57,16 +67,6 @@ def simulate(  # noqa: PLR0913 - one argument per option
     ] = None,
     min_devices: Annotated[int | None, typer.Option(help="Fewest devices in a sum (default 8).")] = None,
     epsilon: Annotated[float | None, typer.Option(help="With sum+dp: epsilon of a campaign (default 8).")] = None,
-    steering: Annotated[
-        bool | None, typer.Option(help="Retrain on public data like what the fleet sees (default yes).")
-    ] = None,
-    public_retraining: Annotated[
-        bool | None,
-        typer.Option(help="Retrain what is decided on public data; without it, devices blend (default yes)."),
-    ] = None,
-    gate_alternative: Annotated[
-        str | None, typer.Option(help="The gate's other side: own (default), or fleet_widths.")
-    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same keys; options win.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of where it is.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress display.")] = False,

@@ -15,7 +15,6 @@ from prunefleet_trainer.create_options import (
     CanaryCohortsOption,
     CanaryOption,
     ClassOption,
-    CombinationOption,
     MaxLossOption,
     MaxWorseOption,
     PrivacyOption,
@@ -69,8 +68,6 @@ def create(  # noqa: PLR0913 - one argument per option
     deadline: Annotated[str, typer.Option(help="Longest time of a session: 90s, 10m, 24h.")] = "10m",
     max_attempts: Annotated[int, typer.Option(help="Sessions given up in a round before the campaign fails.")] = 3,
     overselect: Annotated[float, typer.Option(help="Devices invited for each one needed, 1 to 3.")] = 1.3,
-    cohorts: Annotated[int, typer.Option(help="Cohorts of a round, each summed by itself.")] = 1,
-    combination: CombinationOption = "sum",
     max_loss: MaxLossOption = None,
     max_worse: MaxWorseOption = 0.1,
     search: SearchOption = "descend",
@@ -101,6 +98,10 @@ def create(  # noqa: PLR0913 - one argument per option
     from prunefleet_trainer.create_command import CreateOptions, create_campaigns
 
     made = create_campaigns(CreateOptions(**options), _say)
+    _print_made(made, out, as_json=as_json)
+
+
+def _print_made(made: list[dict[str, Any]], out: Path, *, as_json: bool) -> None:
     document = made[0] if len(made) == 1 else {"campaigns": made}
     next_step = f"next: prunefleet campaign start {out}"
     _print(document, as_json=as_json, words="\n".join([*map(_made_words, made), next_step]))

@@ -155,7 +155,6 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
     Raises:
         ConfigError: Levels, units, rules or limits are out of range, or cannot be met (the operator's to mend).
     """
-    _check_levels(levels_permille)
     campaign = Campaign(
         campaign_id=campaign_id,
         device_class=device_class,
@@ -164,7 +163,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
         base_digest=digest(files.weights),
         layout=files.layout,
         cost_table=files.table(budget_unit),
-        levels=tuple(_level(permille, files, budget_unit, further_budgets) for permille in levels_permille),
+        levels=_levels(levels_permille, files, budget_unit, further_budgets),
         public_order=files.public_order,
         cohort=cohort,
         decision_key=decision_key.hex(),
@@ -180,13 +179,16 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
     return replace(campaign, public_options=_public_options(campaign, files.l1_scores_C))
 
 
-def _check_levels(levels_permille: Sequence[int]) -> None:
+def _levels(
+    levels_permille: Sequence[int], files: BaseFiles, budget_unit: str, further: Sequence[BudgetWish]
+) -> tuple[Level, ...]:
     falling = all(a > b for a, b in itertools.pairwise(levels_permille))
     if not 1 <= len(levels_permille) <= MAX_LEVELS or not falling or not all(0 < p < 1000 for p in levels_permille):
         msg = (
             f"levels: expected 1 to {MAX_LEVELS} falling fractions between 0 and 1, got {list(levels_permille)} / 1000"
         )
         raise ConfigError(msg)
+    return tuple(_level(permille, files, budget_unit, further) for permille in levels_permille)
 
 
 def _level(permille: int, files: BaseFiles, budget_unit: str, further: Sequence[BudgetWish]) -> Level:

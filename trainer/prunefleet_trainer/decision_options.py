@@ -15,6 +15,7 @@ from prunefleet_shared.decision_rules import DecisionRules, why_rules_impossible
 from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.gate_terms import OWN
 from prunefleet_shared.limits import Limits
+from prunefleet_trainer.create_options import CombinationOption
 
 MACS, PARAMETERS, TRAINING_MEMORY, LATENCY = "macs", "parameters", "training-memory", "latency"
 BUDGET_UNITS = (MACS, PARAMETERS, TRAINING_MEMORY, LATENCY)
@@ -56,6 +57,8 @@ def decision_options(  # noqa: PLR0913 - one argument per option
         float,
         typer.Option(help="Below this lead at the cut, in devices' say, the public order decides."),
     ] = 0.0,
+    cohorts: Annotated[int, typer.Option(help="Cohorts of a round, each summed by itself.")] = 1,
+    combination: CombinationOption = "sum",
     min_keep: Annotated[int, typer.Option(help="Channels every group keeps at least.")] = 0,
     round_to: Annotated[int, typer.Option(help="Widths are multiples of this, or dense.")] = 1,
     skip: Annotated[list[str] | None, typer.Option(help="A group that is never pruned; again for more.")] = None,
