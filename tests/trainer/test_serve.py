@@ -498,7 +498,7 @@ def test_a_trainer_killed_between_training_and_publishing_trains_nothing_twice(w
     with start_trainer(world, public) as second:
         words = second.communicate(timeout=60)[1]
     assert second.returncode == 0, words
-    assert "was retrained before; sending it again" in words
+    assert "was made before; sending it again" in words
     assert ": retraining" not in words
     (message,) = world.coordinator.messages(PublishSlimBase)
     published = open_document(message.slim_base, "slim_base", SlimBase, world.trainer.public_key)
