@@ -184,5 +184,6 @@ class _Device:
 
 def up_bytes(campaign: Campaign) -> int:
     """What a device sends up in a campaign, as payloads: its masked vote, and a masked outcome of each level."""
-    vote, outcome = (ring_of(campaign, campaign.lanes_of(kind)).packed_bytes for kind in SessionKind)
+    kinds = (SessionKind.VOTE, SessionKind.OUTCOME)
+    vote, outcome = (ring_of(campaign, campaign.lanes_of(kind)).packed_bytes for kind in kinds)
     return int(vote + len(campaign.levels) * outcome)

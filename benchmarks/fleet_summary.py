@@ -32,7 +32,7 @@ def compared(rows: Sequence[Row]) -> Row:
     """Means of the arms, and the arm ``fleet`` against each other, in percentage points with 95 % intervals."""
     arms = sorted({row["arm"] for row in rows})
     means = {arm: round(100 * float(np.mean([r["accuracy"] for r in rows if r["arm"] == arm])), 2) for arm in arms}
-    differences = {f"minus_{other}": _difference(rows, other) for other in AGAINST if other in arms and "fleet" in arms}
+    differences = {f"minus_{other}": difference(rows, other) for other in AGAINST if other in arms and "fleet" in arms}
     return {"accuracy_percent": means, "fleet": differences, **_mixture(rows)}
 
 
@@ -54,8 +54,9 @@ def _accuracies(rows: Sequence[Row], arm: str) -> dict[tuple[int, ...], float]:
     }
 
 
-def _difference(rows: Sequence[Row], other: str) -> Row:
-    found = list(paired(rows, "fleet", other).values())
+def difference(rows: Sequence[Row], other: str, arm: str = "fleet") -> Row:
+    """``arm`` minus ``other`` on the same devices: mean and 95 % interval in points, and the share that got worse."""
+    found = list(paired(rows, arm, other).values())
     interval, every = bootstrap_mean(found), np.concatenate(found)
     return {
         "mean_pp": round(100 * interval.mean, 2),

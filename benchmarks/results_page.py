@@ -12,7 +12,11 @@ from collections.abc import Iterator, Sequence
 import attack_page
 import attack_plot
 import device_plot
+import fleet_attacked_page
 import fleet_page
+import fleet_scale_page
+import fleet_spafl_page
+import fleet_spafl_plot
 import numpy as np
 import seed_a_plot
 import seed_b_summary
@@ -251,8 +255,32 @@ def fleet_few(document: Row) -> Iterator[str]:
     yield from itertools.chain(fleet_page.few_lines(document, table), machine(document))
 
 
-SECTIONS = {"seed_a": seed_a, "seed_b": seed_b, "device": device, "secure_sum": secure_sum, "attacks": attacks}
-SECTIONS |= {"fleet_few": fleet_few}
+def fleet_attacked(document: Row) -> Iterator[str]:
+    """What attackers do to a fleet's decision."""
+    yield from itertools.chain(fleet_attacked_page.lines(document, table), machine(document))
+
+
+def fleet_scale(document: Row) -> Iterator[str]:
+    """Fleet size and noise."""
+    yield from itertools.chain(fleet_scale_page.lines(document, table), machine(document))
+
+
+def fleet_spafl(document: Row) -> Iterator[str]:
+    """Accuracy over bytes."""
+    yield from itertools.chain(fleet_spafl_page.lines(document, table), machine(document))
+
+
+SECTIONS = {
+    "seed_a": seed_a,
+    "seed_b": seed_b,
+    "device": device,
+    "secure_sum": secure_sum,
+    "attacks": attacks,
+    "fleet_few": fleet_few,
+    "fleet_attacked": fleet_attacked,
+    "fleet_scale": fleet_scale,
+    "fleet_spafl": fleet_spafl,
+}
 INTRO = """# Results
 
 Measured, not tuned for this page: every table comes from a file in `benchmarks/results/`, made by the command named
@@ -269,6 +297,8 @@ def main() -> None:
     for name, document in documents.items():
         lines += SECTIONS[name](document)
     PAGE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    if "fleet_spafl" in documents:
+        fleet_spafl_plot.plot(documents["fleet_spafl"]["summary"]["points"], FIGURES / "fleet_spafl.svg")
     if "seed_a" in documents:
         seed_a_plot.plot(documents["seed_a"]["rows"], FIGURES / "seed_a.svg")
     if "device" in documents:
@@ -277,6 +307,10 @@ def main() -> None:
         attack_plot.plot(documents["attacks"]["rows"], FIGURES / "attacks.svg")
     if "fleet_few" in documents:
         fleet_page.plot(documents["fleet_few"], FIGURES / "fleet_few.svg")
+    if "fleet_attacked" in documents:
+        fleet_attacked_page.plot(documents["fleet_attacked"], FIGURES / "fleet_attacked.svg")
+    if "fleet_scale" in documents:
+        fleet_scale_page.plot(documents["fleet_scale"], FIGURES / "fleet_scale.svg")
     if "seed_b" in documents:
         seed_b_summary.plot(documents["seed_b"]["rows"], FIGURES / "seed_b_tradeoff.svg")
 

@@ -50,8 +50,8 @@ ModelOption = Annotated[
         metavar="SPEC",
         rich_help_panel=_WHAT,
         help="ARCH/CxHxW/CLASSES, such as resnet20/3x32x32/10. ARCH: resnet8, resnet20, alexnet, squeezenet, "
-        "mobilenetv2; torchvision:NAME, timm:NAME, pytorchcv:NAME; or package.module:factory, a callable of "
-        "yours that returns a torch.nn.Module.",
+        "mobilenetv2, lenet5; torchvision:NAME, timm:NAME, pytorchcv:NAME; or package.module:factory, a callable "
+        "of yours that returns a torch.nn.Module.",
     ),
 ]
 BaseOption = Annotated[

@@ -41,7 +41,7 @@ def decision_options(
         str | None, typer.Option(help="The gate's other side: own (default), or fleet_widths.")
     ] = None,
 ) -> None:
-    """How votes become a decision, and a decision networks; ``simulate`` takes these options over."""
+    """What becomes of votes; ``simulate`` takes these options over."""
 
 
 @app.callback(invoke_without_command=True)

@@ -86,6 +86,8 @@ def test_anything_else_is_refused_with_what_is_there_to_choose_from(text: str) -
         ("alexnet/3x32x32/100", 2_495_396),
         ("squeezenet/3x32x32/100", 778_180),
         ("mobilenetv2/3x32x32/100", 2_412_212),
+        # 20 and 50 channels, 500 hidden units, added up by hand.
+        ("lenet5/1x28x28/10", 520 + 25_050 + 400_500 + 5_010),
         # Stem, three blocks with their norms and shortcuts, classifier: added up by hand.
         ("resnet8/1x8x8/4", 176 + 4_672 + 14_528 + 57_728 + 260),
     ],
@@ -102,7 +104,9 @@ def test_every_architecture_runs_on_its_example(architecture: str) -> None:
     assert build(spec).eval()(example).shape == (2, 5)
 
 
-@pytest.mark.parametrize(("text", "smallest"), [("alexnet/3x28x32/10", 29), ("squeezenet/1x8x7/10", 8)])
+@pytest.mark.parametrize(
+    ("text", "smallest"), [("alexnet/3x28x32/10", 29), ("squeezenet/1x8x7/10", 8), ("lenet5/1x16x15/10", 16)]
+)
 def test_images_that_pooling_would_reduce_to_nothing_are_refused(text: str, smallest: int) -> None:
     with pytest.raises(ConfigError, match=f"at least {smallest}x{smallest} pixels"):
         parse_spec(text)

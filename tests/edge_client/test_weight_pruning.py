@@ -239,7 +239,7 @@ def test_steps_that_make_no_sense_are_refused(sparsities: tuple[float, ...]) -> 
         prune_in_steps(a_network(), sparsities, lambda _model, _masks, _step: None)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "alexnet", "squeezenet", "mobilenetv2"])
+@pytest.mark.parametrize("name", ["resnet8", "alexnet", "squeezenet", "mobilenetv2", "lenet5"])
 def test_built_in_networks_prune_layer_by_layer_and_still_answer(name: str) -> None:
     """Fresh networks: their layers' weights differ so much in size that one threshold for all would empty some."""
     network = build(parse_spec(f"{name}/3x32x32/10"))

@@ -15,12 +15,11 @@ from prunefleet_trainer.create_options import (
     CanaryCohortsOption,
     CanaryOption,
     ClassOption,
+    CombinationOption,
     MaxLossOption,
     MaxWorseOption,
     PrivacyOption,
     SearchOption,
-    SteeringOption,
-    UnlabelledOption,
 )
 from prunefleet_trainer.decision_options import decision_options
 from prunefleet_trainer.recipe_name import RecipeName
@@ -68,6 +67,8 @@ def create(  # noqa: PLR0913 - one argument per option
     deadline: Annotated[str, typer.Option(help="Longest time of a session: 90s, 10m, 24h.")] = "10m",
     max_attempts: Annotated[int, typer.Option(help="Sessions given up in a round before the campaign fails.")] = 3,
     overselect: Annotated[float, typer.Option(help="Devices invited for each one needed, 1 to 3.")] = 1.3,
+    cohorts: Annotated[int, typer.Option(help="Cohorts of a round, each summed by itself.")] = 1,
+    combination: CombinationOption = "sum",
     max_loss: MaxLossOption = None,
     max_worse: MaxWorseOption = 0.1,
     search: SearchOption = "descend",
@@ -84,8 +85,6 @@ def create(  # noqa: PLR0913 - one argument per option
     recipe: Annotated[RecipeName, typer.Option(help="How a base is trained.")] = RecipeName.AUTO,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the public data, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Of a base's first weights.")] = 1,
-    steering: SteeringOption = True,
-    unlabelled: UnlabelledOption = False,
     state: StateOption = None,
     as_json: JsonOption = False,
     **decision: Any,

@@ -32,9 +32,3 @@ CanaryOption = Annotated[
     int, typer.Option(help="With --max-loss: devices that try a decision before others do; 0: the whole cohort.")
 ]
 CanaryCohortsOption = Annotated[int, typer.Option(help="Cohorts of so many canaries; three or more stand a bad one.")]
-SteeringOption = Annotated[
-    bool, typer.Option(help="Ask for lift masks, which say what the fleet sees; needs --public.")
-]
-UnlabelledOption = Annotated[
-    bool, typer.Option("--unlabelled", help="Public labels are not known: the base's own answers take their place.")
-]

@@ -1,4 +1,4 @@
-"""Options of ``campaign create`` that say how votes become a decision, and how they are read. No torch."""
+"""Options of ``campaign create`` that say what becomes of votes, and how they are read. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from prunefleet_shared.decision_rules import DecisionRules, why_rules_impossible
 from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.gate_terms import OWN
 from prunefleet_shared.limits import Limits
-from prunefleet_trainer.create_options import CombinationOption
 
 MACS, PARAMETERS, TRAINING_MEMORY, LATENCY = "macs", "parameters", "training-memory", "latency"
 BUDGET_UNITS = (MACS, PARAMETERS, TRAINING_MEMORY, LATENCY)
@@ -57,8 +56,6 @@ def decision_options(  # noqa: PLR0913 - one argument per option
         float,
         typer.Option(help="Below this lead at the cut, in devices' say, the public order decides."),
     ] = 0.0,
-    cohorts: Annotated[int, typer.Option(help="Cohorts of a round, each summed by itself.")] = 1,
-    combination: CombinationOption = "sum",
     min_keep: Annotated[int, typer.Option(help="Channels every group keeps at least.")] = 0,
     round_to: Annotated[int, typer.Option(help="Widths are multiples of this, or dense.")] = 1,
     skip: Annotated[list[str] | None, typer.Option(help="A group that is never pruned; again for more.")] = None,
@@ -71,6 +68,13 @@ def decision_options(  # noqa: PLR0913 - one argument per option
             help="What devices hold the fleet's network against: own; fleet_widths, for one artefact for all."
         ),
     ] = OWN,
+    steering: Annotated[
+        bool, typer.Option(help="Ask for lift masks, which say what the fleet sees; needs --public.")
+    ] = True,
+    unlabelled: Annotated[
+        bool,
+        typer.Option("--unlabelled", help="Public labels are not known: the base's own answers take their place."),
+    ] = False,
 ) -> None:
     """The options; a command takes them over with ``option_sets.with_options_of``."""
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-ARCHITECTURES = ("resnet8", "resnet20", "alexnet", "squeezenet", "mobilenetv2")
+ARCHITECTURES = ("resnet8", "resnet20", "alexnet", "squeezenet", "mobilenetv2", "lenet5")
 _OURS = ", ".join(ARCHITECTURES)
 COLLECTIONS = ("torchvision", "timm", "pytorchcv")
 """Packages of networks that are known by name."""
-_MIN_PIXELS = {"alexnet": 29, "squeezenet": 8}
+_MIN_PIXELS = {"alexnet": 29, "squeezenet": 8, "lenet5": 16}
 """Smallest height and width that survive a network's pooling; 1 for the others."""
 _MAX_NAME = 200
 _COLLECTED = re.compile(rf"(?:{'|'.join(COLLECTIONS)}):[a-z0-9_.]{{1,64}}", re.ASCII)
@@ -129,6 +129,7 @@ def build(spec: ModelSpec, allowed_code: Collection[str] = ()) -> nn.Module:
 
 def _built_in(spec: ModelSpec) -> nn.Module:
     from prunefleet_edge.models.alexnet import CifarAlexNet
+    from prunefleet_edge.models.lenet import LeNet5
     from prunefleet_edge.models.mobilenet import CifarMobileNetV2
     from prunefleet_edge.models.resnet import CifarResNet
     from prunefleet_edge.models.squeezenet import CifarSqueezeNet
@@ -139,6 +140,8 @@ def _built_in(spec: ModelSpec) -> nn.Module:
         "alexnet": CifarAlexNet,
         "squeezenet": CifarSqueezeNet,
         "mobilenetv2": CifarMobileNetV2,
+        # Its hidden layer has a weight for every pixel that pooling leaves.
+        "lenet5": lambda _channels, num_classes: LeNet5(spec.input_chw, num_classes),
     }
     return builders[spec.architecture](spec.input_chw[0], spec.num_classes)
 
