@@ -164,6 +164,14 @@ class OfferRuling:
 
 
 @dataclass(frozen=True, slots=True)
+class OfferSlimBase:
+    """Give a device without data the network of a level; the runner attaches decision and slim base."""
+
+    peer_id: str
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
 class AcceptSlimBase:
     """Tell the trainer that its slim base is stored."""
 
@@ -179,7 +187,9 @@ class AcceptControl:
     control: Control
 
 
-Answer = Invite | Defer | End | Reply | Reject | OfferDecision | OfferRuling | AcceptSlimBase | AcceptControl
+Answer = (
+    Invite | Defer | End | Reply | Reject | OfferDecision | OfferRuling | OfferSlimBase | AcceptSlimBase | AcceptControl
+)
 
 # --- commands: tell whoever watches ----------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from prunefleet_shared.acceptance import NO_LEVEL, Ruling
 from prunefleet_shared.campaign import Campaign
 from prunefleet_shared.documents import SignedDocument
 from prunefleet_shared.errors import ConfigError
-from prunefleet_shared.messages import DecisionOffer, Invitation, RulingOffer, SessionKind
+from prunefleet_shared.messages import DecisionOffer, Invitation, RulingOffer, SessionKind, SlimBaseOffer
 
 
 class Offers:
@@ -59,6 +59,14 @@ class Offers:
         if level == NO_LEVEL:
             return RulingOffer(signed)
         return RulingOffer(signed, self.document("decision", level), self.document("slim_base", level))
+
+    def slim_base_offer(self, level: int) -> SlimBaseOffer:
+        """The network of a level, for a device without data.
+
+        Raises:
+            ConfigError: As :meth:`document`.
+        """
+        return SlimBaseOffer(self.document("decision", level), self.document("slim_base", level))
 
     def document(self, kind: str, number: int) -> SignedDocument:
         """A signed document of a level; a ruling, of its number.

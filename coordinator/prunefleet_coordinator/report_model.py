@@ -17,8 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prunefleet_shared.metrics import NUM_BINS
 
-ArmName = Literal["dense", "agnostic", "agnostic_local", "local", "fleet"]
-PairName = Literal["fleet_minus_local", "fleet_minus_agnostic_local", "fleet_minus_agnostic", "fleet_minus_dense"]
+ArmName = Literal["dense", "agnostic", "agnostic_local", "local", "fleet_widths", "fleet"]
+PairName = Literal[
+    "fleet_minus_local",
+    "fleet_minus_agnostic_local",
+    "fleet_minus_agnostic",
+    "fleet_minus_fleet_widths",
+    "fleet_minus_dense",
+]
 SessionName = Literal["vote", "outcome"]
 Effect = Literal["added", "nothing", "hurt"]
 PhaseName = Literal["voting", "retraining", "measuring", "rolling_out", "completed", "failed", "stopped"]
@@ -87,9 +93,13 @@ class Contribution(_Part):
 
 
 class Setting(_Part):
-    """What was asked for, from the signed campaign (of the first seed); ``preset`` is the simulation's."""
+    """What was asked for, from the signed campaign (of the first seed).
+
+    ``preset`` and ``is_retrained`` (whether slim bases were retrained on public data) are the simulation's.
+    """
 
     preset: str | None = None
+    is_retrained: bool | None = None
     model: str
     device_class: str
     privacy_mode: str
@@ -100,6 +110,7 @@ class Setting(_Part):
     order_rule: str
     public_votes: Count
     near_tie_milli: Count
+    gate_alternative: str
 
 
 class Seed(_Part):

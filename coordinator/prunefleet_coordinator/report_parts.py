@@ -45,10 +45,11 @@ _MEANINGS = {
 }
 
 
-def setting_of(campaign: Campaign, preset: str | None = None) -> Setting:
+def setting_of(campaign: Campaign, preset: str | None = None, *, is_retrained: bool | None = None) -> Setting:
     """What the campaign asks for."""
     return Setting(
         preset=preset,
+        is_retrained=is_retrained,
         model=campaign.model,
         device_class=campaign.device_class,
         privacy_mode=campaign.privacy.mode,
@@ -59,6 +60,7 @@ def setting_of(campaign: Campaign, preset: str | None = None) -> Setting:
         order_rule=campaign.rules.order,
         public_votes=campaign.rules.public_votes,
         near_tie_milli=campaign.rules.near_tie_milli,
+        gate_alternative=campaign.gate.alternative,
     )
 
 

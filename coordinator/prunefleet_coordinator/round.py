@@ -59,7 +59,6 @@ from prunefleet_coordinator.events import (
     Event,
     Invite,
     OfferDecision,
-    OfferRuling,
     OperatorControlled,
     Reject,
     Reply,
@@ -71,6 +70,7 @@ from prunefleet_coordinator.events import (
     TrainerAsked,
 )
 from prunefleet_coordinator.gathering import Gathering, RandomBelow, progress_of, why_deferred
+from prunefleet_coordinator.news import news_for
 from prunefleet_coordinator.session import DEFER_MS, OpenSession
 from prunefleet_coordinator.state import (
     ENDINGS,
@@ -234,8 +234,9 @@ class CampaignRound:
         rejection = why_check_in_rejected(self._campaign.campaign_id, self._layout_fingerprint, check_in)
         if rejection:
             return [Reject(device_id, rejection)]
-        if check_in.readiness is Readiness.READY and check_in.rulings_heard < len(self._state.rulings):
-            return [OfferRuling(device_id, self._state.rulings[-1])]
+        news = news_for(device_id, check_in, self._state, is_judged=self._campaign.acceptance is not None)
+        if news:
+            return [news]
         if self.has_ended:
             return [End(device_id, ENDINGS[self._state.phase])]
         if self._state.phase is Phase.RETRAINING:

@@ -38,6 +38,7 @@ from prunefleet_coordinator.events import (
     Invite,
     OfferDecision,
     OfferRuling,
+    OfferSlimBase,
     OperatorControlled,
     Reject,
     Reply,
@@ -323,6 +324,8 @@ class CoordinatorRunner:
                 answer = self._offers.decision_offer(self._campaign_signed, command.level, self._campaign)
             case OfferRuling():
                 answer = self._offers.ruling_offer(command.ruling)
+            case OfferSlimBase(level=level):
+                answer = self._offers.slim_base_offer(level)
             case AcceptSlimBase() | AcceptControl():
                 answer = Stored()
             case Reject():

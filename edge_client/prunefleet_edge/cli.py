@@ -44,7 +44,11 @@ TokenDirOption = Annotated[
 
 SourceOption = Annotated[
     str | None,
-    typer.Option("--data", metavar="SOURCE", help="A folder LABEL/*.png, npz:PATH, or another KIND:ARGUMENT."),
+    typer.Option(
+        "--data",
+        metavar="SOURCE",
+        help="A folder LABEL/*.png, npz:PATH, or another KIND:ARGUMENT; none: only take the fleet's network.",
+    ),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file with the options' names as keys; options win over it.")

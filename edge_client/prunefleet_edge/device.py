@@ -44,6 +44,19 @@ class DeviceWork(Protocol):
         """Fine-tune the dense working copy on private data, score its channels, and vote for every level."""
         ...
 
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
-        """Fine-tune the slim base on private data, compare with the device's own choice, keep the better."""
+    async def personalise(
+        self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None
+    ) -> Outcome:
+        """Fine-tune the fleet's network on private data, compare with the device's own choice, keep the better.
+
+        ``slim_base`` is None where the trainer could not retrain it: the network is then a blend (``blending``).
+        """
+        ...
+
+
+class Consumer(Protocol):
+    """What a device without data does with a network: nothing but to keep it."""
+
+    async def keep_slim_base(self, campaign: Campaign, decision: Decision, slim_base: bytes) -> None:
+        """Put the slim base on the disk as it is; it is there before this returns, however often it is called."""
         ...

@@ -30,7 +30,7 @@ from prunefleet_edge.runner import DeviceRunner, Standing, SumMembership
 from prunefleet_edge.state_folder import StateFolder
 from prunefleet_edge.status import HEARTBEAT_S, MAX_FILES_NAMED, Status, StatusFile
 from prunefleet_edge.store import SqliteDeviceStore
-from prunefleet_edge.work_process import WorkSetup
+from prunefleet_edge.work_process import NO_DATA, WorkSetup
 from prunefleet_shared.errors import CarrierError, InputError, PrunefleetError, RejectReason, RemoteProtocolError
 from prunefleet_shared.identity_folder import Identity
 from prunefleet_shared.member_link import MemberLink, utc_now
@@ -50,7 +50,7 @@ class DeviceOptions:
     """How a device's process runs.
 
     Attributes:
-        source: Where its images are; see ``data_source``.
+        source: Where its images are, see ``data_source``; or ``none``: it has no data, and says nothing.
         device_class: The class whose campaigns to join; empty takes the identity's.
         recipe: Name of the recipe for fine-tuning.
         threads: torch's.
@@ -68,6 +68,11 @@ class DeviceOptions:
     is_once: bool
     allowed_code: tuple[str, ...] = ()
     retraining: RetrainingOptions = PLAIN
+
+    @property
+    def has_data(self) -> bool:
+        """False by the owner's word alone, never by what is found in the data: the coordinator is told."""
+        return self.source != NO_DATA
 
 
 class DeviceProcess:
@@ -118,8 +123,9 @@ class DeviceProcess:
 
     async def _live(self) -> Ending:
         try:
-            self._says(f"looking at the images in {self._options.source}")
-            self._skipped(await self._work.examine())
+            if self._options.has_data:
+                self._says(f"looking at the images in {self._options.source}")
+                self._skipped(await self._work.examine())
             return await self._campaigns()
         except PrunefleetError as error:
             self._status.failed(str(error))
@@ -174,6 +180,7 @@ class DeviceProcess:
                 secrets.token_bytes,
             ),
             kept=KeptFolder(self._folder.kept),
+            consumer=None if self._options.has_data else self._work,
             reply_slot_s=self._options.privacy.reply_slot_s,
         )
         return await self._runner.run()

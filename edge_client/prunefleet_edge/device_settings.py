@@ -43,7 +43,7 @@ class DeviceSettings(BaseModel):
     """A device's settings. Unknown keys are refused.
 
     Attributes:
-        data: Where its images are; see ``data_source``.
+        data: Where its images are, see ``data_source``; ``none``: it has none, and only takes networks.
         state: Its state folder; None: the default one.
         token_dir: Where to claim a join token from.
         device_class: The class whose campaigns to join (key ``class``); empty takes the identity's.

@@ -71,6 +71,7 @@ class DeviceState:
         spent: Keys of rounds known to be closed, sorted: nothing is ever said in them again.
         contribution: The round at hand; kept until that round is known to be closed.
         rulings_heard: Number of the last ruling that was followed.
+        slim_base_heard: On a device without data: 1 + level of the slim base that it runs; 0 before the first.
         is_over: Of a campaign that is judged: its end was heard, and all its rulings before.
     """
 
@@ -79,6 +80,7 @@ class DeviceState:
     contribution: Contribution | None = None
     rulings_heard: int = 0
     is_over: bool = False
+    slim_base_heard: int = 0
 
     def closing(self, *keys: str) -> DeviceState:
         """The same with ``keys`` spent, and the contribution gone if it belonged to one of them."""

@@ -102,6 +102,11 @@ def try_dry_run(folder: StateFolder, source: str, campaign_path: Path | None, re
         ConfigError: No campaign, or one by a stranger.
         InputError: Campaign, base or data cannot be used.
     """
+    from prunefleet_edge.work_process import NO_DATA
+
+    if source == NO_DATA:
+        msg = "a device without data prepares no vote: all it ever sends are check-ins and requests for networks"
+        raise ConfigError(msg)
     path = _campaign_file(folder, campaign_path)
     campaign, signer = _campaign(folder, path)
     base = _base(folder, path, campaign)

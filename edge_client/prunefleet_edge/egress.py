@@ -26,7 +26,7 @@ from prunefleet_shared.campaign import PLAIN, Campaign
 from prunefleet_shared.documents import canonical_bytes, digest
 from prunefleet_shared.errors import EgressError, LocalProtocolError, RemoteProtocolError
 from prunefleet_shared.lanes import pack, unpack
-from prunefleet_shared.layout import NUM_WIDTH_OPTIONS
+from prunefleet_shared.layout import MAX_LEVELS, NUM_WIDTH_OPTIONS
 from prunefleet_shared.masks import IntArray, half_mask
 from prunefleet_shared.messages import (
     CheckIn,
@@ -283,7 +283,10 @@ def _why_not_check_in(message: CheckIn) -> str | None:
         return "readiness is no Readiness"
     heard = message.rulings_heard
     is_number = type(heard) is int and 0 <= heard <= MAX_RULINGS
-    return None if is_number else "rulings_heard is no number of a ruling"
+    if not is_number:
+        return "rulings_heard is no number of a ruling"
+    slim_base = message.slim_base_heard
+    return None if type(slim_base) is int and 0 <= slim_base <= MAX_LEVELS else "slim_base_heard is no level"
 
 
 _STAGE_WORDS: Mapping[type[SumUp], str] = {

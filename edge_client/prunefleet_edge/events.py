@@ -37,6 +37,19 @@ class RulingFollowed:
 
 
 @dataclass(frozen=True, slots=True)
+class SlimBaseHeard:
+    """The coordinator offered a network for devices without data; both documents are verified and read."""
+
+    decision: Decision
+    slim_base: SlimBase
+
+
+@dataclass(frozen=True, slots=True)
+class SlimBaseKept:
+    """The slim base that was heard of is on the disk."""
+
+
+@dataclass(frozen=True, slots=True)
 class ToldToComeBack:
     """The coordinator had nothing for this device: check in again after about ``after_s`` seconds."""
 
@@ -83,6 +96,8 @@ class LinkFailed:
 Event = (
     Invited
     | RulingHeard
+    | SlimBaseHeard
+    | SlimBaseKept
     | RulingFollowed
     | ToldToComeBack
     | CampaignEnded
@@ -138,6 +153,14 @@ class FollowRuling:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepSlimBase:
+    """Download the slim base and keep it as it is, durably; report :class:`SlimBaseKept`."""
+
+    decision: Decision
+    slim_base: SlimBase
+
+
+@dataclass(frozen=True, slots=True)
 class SendToSum:
     """Send a message of a private sum, and report the answer."""
 
@@ -160,4 +183,4 @@ class Stop:
     error: PrunefleetError | None = None
 
 
-Command = SaveState | SendCheckIn | PrepareVote | Personalise | FollowRuling | SendToSum | Rest | Stop
+Command = SaveState | SendCheckIn | PrepareVote | Personalise | FollowRuling | KeepSlimBase | SendToSum | Rest | Stop

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunefleet_edge.events import Invited, RulingHeard
+from prunefleet_edge.events import Invited, RulingHeard, SlimBaseHeard
 from prunefleet_shared.acceptance import MAX_RULINGS, NO_LEVEL
 from prunefleet_shared.campaign import Campaign, Decision, SlimBase
 from prunefleet_shared.errors import Rejection, RejectReason
@@ -41,6 +41,14 @@ def why_ruling_wrong(campaign: Campaign, heard: RulingHeard, rulings_heard: int)
     if ruling.level_for_all not in ruling.levels_held:
         return Rejection(RejectReason.MALFORMED, expected="a level for all that holds", got=f"{ruling.level_for_all}")
     return _why_documents_wrong(campaign, ruling.level_for_all, heard.decision, heard.slim_base)
+
+
+def why_slim_base_wrong(campaign: Campaign, heard: SlimBaseHeard) -> Rejection | None:
+    """The rule an offer to a device without data breaks; None if it is as it should be."""
+    level = heard.decision.level
+    if not 0 <= level < len(campaign.levels):
+        return Rejection(RejectReason.MALFORMED, expected=f"one of {len(campaign.levels)} levels", got=f"{level}")
+    return _why_documents_wrong(campaign, level, heard.decision, heard.slim_base)
 
 
 def _why_documents_wrong(

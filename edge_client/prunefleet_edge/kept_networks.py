@@ -32,6 +32,13 @@ def file_name(campaign: Campaign, level: int) -> str:
     return f"trial-{level}-{campaign.campaign_id[:_ID_DIGITS]}.safetensors"
 
 
+def service_name(campaign: Campaign, level: int) -> str:
+    """Name of the file for a network that is in service from the start: a slim base, on a device without data."""
+    if campaign.acceptance is None:
+        return file_name(campaign, level)
+    return f"level-{level}-{campaign.campaign_id[:_ID_DIGITS]}.safetensors"
+
+
 @dataclass(frozen=True, slots=True)
 class Followed:
     """What a ruling did to a device's networks.

@@ -75,9 +75,20 @@ class LocalWork:
         """See ``DeviceWork``."""
         return cast(Vote, await self._run("vote", campaign, base))
 
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
+    async def personalise(
+        self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None
+    ) -> Outcome:
         """See ``DeviceWork``; the network that is kept is on the disk before this returns."""
         return cast(Outcome, await self._run("personalise", campaign, decision, base, slim_base))
+
+    async def keep_slim_base(self, campaign: Campaign, decision: Decision, slim_base: bytes) -> None:
+        """See ``Consumer``.
+
+        Raises:
+            LayoutError: The decision does not fit the network.
+            InputError: The weights do not.
+        """
+        await self._run("keep_slim_base", campaign, decision, slim_base)
 
     def close(self) -> None:
         """End the worker process, whatever it does."""

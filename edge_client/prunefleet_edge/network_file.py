@@ -41,6 +41,7 @@ class KeptInfo:
         cost: Its cost in the campaign's unit.
         dense_cost: The dense network's.
         unit: ``macs`` or ``parameters``.
+        is_fine_tuned: False: as the trainer made it, on a device without data.
         group_names: Names of the groups of ``kept``; empty for all that the dense network's trace finds.
     """
 
@@ -54,6 +55,7 @@ class KeptInfo:
     dense_cost: int
     unit: str
     group_names: tuple[str, ...] = ()
+    is_fine_tuned: bool = True
 
     @property
     def cost_permille(self) -> int:

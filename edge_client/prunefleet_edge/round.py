@@ -42,6 +42,8 @@ from prunefleet_edge.events import (
     SaveState,
     SendCheckIn,
     SendToSum,
+    SlimBaseHeard,
+    SlimBaseKept,
     Stop,
     SumAnswered,
     ToldToComeBack,
@@ -163,7 +165,7 @@ class DeviceRound:
         Raises:
             LocalProtocolError: The event cannot happen in this phase (our bug); nothing has changed.
         """
-        if not isinstance(event, ACCEPTED_EVENTS[self._phase]):
+        if isinstance(event, SlimBaseHeard | SlimBaseKept) or not isinstance(event, ACCEPTED_EVENTS[self._phase]):
             msg = f"{type(event).__name__} while {self._phase.value}"
             raise LocalProtocolError(msg)
         commands: list[Command]

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, assert_never
 
-from prunefleet_edge.device import DeviceWork
+from prunefleet_edge.consumer_round import ConsumerRound
+from prunefleet_edge.device import Consumer, DeviceWork
 from prunefleet_edge.device_state import round_key
 from prunefleet_edge.egress import Egress, outcome_vector, vote_vector
 from prunefleet_edge.events import (
@@ -20,6 +21,7 @@ from prunefleet_edge.events import (
     Event,
     FollowRuling,
     Invited,
+    KeepSlimBase,
     OutcomeMeasured,
     Personalise,
     PrepareVote,
@@ -28,6 +30,7 @@ from prunefleet_edge.events import (
     SaveState,
     SendCheckIn,
     SendToSum,
+    SlimBaseKept,
     Stop,
     VotePrepared,
 )
@@ -128,6 +131,7 @@ class DeviceRunner:
             votes this device has helped to release.
         membership: For secure sums; None takes part in campaigns of mode ``plain`` only.
         kept: The networks in service and on trial; None remembers levels only.
+        consumer: On a device without data: keeps slim bases as they are. Such a device never votes or measures.
         reply_slot_s: What was worked out is answered at a multiple of this since the work began, and a while later at
             random: how long it took would tell how many images there are. 0 answers at once.
     """
@@ -149,6 +153,7 @@ class DeviceRunner:
         check_policy: Callable[[Campaign, int], None] = lambda _campaign, _num_released: None,
         membership: SumMembership | None = None,
         kept: KeptNetworks | None = None,
+        consumer: Consumer | None = None,
         reply_slot_s: float = 0.0,
     ) -> None:
         self._egress = egress
@@ -161,6 +166,7 @@ class DeviceRunner:
         self._check_policy = check_policy
         self._membership = membership
         self._kept = kept or KeptInMemory()
+        self._consumer = consumer
         self._reply_slot_s = reply_slot_s
         self._standing = Standing()
 
@@ -197,13 +203,17 @@ class DeviceRunner:
         state = self._store.load(campaign.campaign_id)
         if state is not None and state.contribution is not None:
             self._egress.seal_again(campaign, state.contribution.kind, state.contribution.payload)
+        rng, retries = self._world.rng, self._limits.retries
+        if self._consumer is not None:
+            consumer_round = ConsumerRound(campaign, fingerprint, state, rng, retries=retries)
+            return await self._follow(consumer_round, campaign, base)
         device_round = DeviceRound(
             campaign,
             fingerprint,
             state,
-            self._world.rng,
+            rng,
             lambda invited, payload: self._open_sum(campaign, invited, payload),
-            retries=self._limits.retries,
+            retries=retries,
         )
         return await self._follow(device_round, campaign, base)
 
@@ -218,7 +228,7 @@ class DeviceRunner:
             return 0
         return len(self._store.releases())
 
-    async def _follow(self, device_round: DeviceRound, campaign: Campaign, base: bytes) -> Ending:
+    async def _follow(self, device_round: DeviceRound | ConsumerRound, campaign: Campaign, base: bytes) -> Ending:
         commands = device_round.tick(self._world.clock())
         while True:
             event = None
@@ -239,7 +249,7 @@ class DeviceRunner:
         return command.ending
 
     async def _carry_out(
-        self, command: Command, device_round: DeviceRound, campaign: Campaign, base: bytes
+        self, command: Command, device_round: DeviceRound | ConsumerRound, campaign: Campaign, base: bytes
     ) -> Event | None:
         event: Event | None = None
         match command:
@@ -259,6 +269,9 @@ class DeviceRunner:
                 event = await self._while_watching(self._in_slot(work), device_round)
             case FollowRuling():
                 event = await self._follow_ruling(command, campaign, base)
+            case KeepSlimBase(decision, slim_base):
+                self._standing = replace(self._standing, level=decision.level)
+                event = await self._keep_slim_base(campaign, decision, slim_base)
             case SendToSum(message):
                 self._world.on_state(f"contributing to session {message.session_id[:12]}: {_STAGES[type(message)]}")
                 event = await self._link.ask(message)
@@ -290,7 +303,9 @@ class DeviceRunner:
             )
         return self._egress.open_sum(campaign, facts, payload, keys)
 
-    async def _while_watching(self, work: Coroutine[Any, Any, Event], device_round: DeviceRound) -> Event:
+    async def _while_watching(
+        self, work: Coroutine[Any, Any, Event], device_round: DeviceRound | ConsumerRound
+    ) -> Event:
         """The event that ``work`` yields, or that the campaign ended meanwhile: then the work is cancelled."""
         working = asyncio.create_task(work)
         watching = asyncio.create_task(self._link.wait_for_end(device_round.busy_check_in))
@@ -316,11 +331,24 @@ class DeviceRunner:
         vote = await self._bounded(self._work.prepare_vote(campaign, base), "preparing the vote")
         return VotePrepared(self._egress.seal(campaign, SessionKind.VOTE, vote_vector(campaign, vote)))
 
-    async def _slim_model(self, slim_base: SlimBase) -> bytes:
+    async def _slim_model(self, slim_base: SlimBase) -> bytes | None:
+        """What to fine-tune; None where the device is to blend, and has no use for it."""
+        return await self._download(slim_base) if slim_base.is_retrained else None
+
+    async def _keep_slim_base(self, campaign: Campaign, decision: Decision, slim_base: SlimBase) -> Event:
+        if self._consumer is None:
+            msg = "a slim base to keep as it is, on a device with data"
+            raise LocalProtocolError(msg)
+        model = await self._download(slim_base)
+        await self._bounded(self._consumer.keep_slim_base(campaign, decision, model), "keeping the slim base")
+        self._world.on_state(f"runs the slim base of level {decision.level} as it is")
+        return SlimBaseKept()
+
+    async def _download(self, slim_base: SlimBase) -> bytes:
         self._world.on_state(f"downloading the slim base {slim_base.model_digest[:12]}")
         return await self._link.download(slim_base.model_digest, slim_base.model_bytes)
 
-    async def _personalise(self, campaign: Campaign, decision: Decision, base: bytes, model: bytes) -> Event:
+    async def _personalise(self, campaign: Campaign, decision: Decision, base: bytes, model: bytes | None) -> Event:
         """Try the decision; work that fails is an outcome too, *tried, not finished*: the fleet should know."""
         try:
             work = self._work.personalise(campaign, decision, base, model)

@@ -179,7 +179,8 @@ def _kept_words(kept: dict[str, object] | None) -> str:
         return "none yet"
     if "error" in kept:
         return str(kept["error"])
-    whose = "the fleet's, fine-tuned here" if kept["is_fleets"] else "its own choice"
+    done = "fine-tuned here" if kept["is_fine_tuned"] else "as it was shipped"
+    whose = f"the fleet's, {done}" if kept["is_fleets"] else "its own choice"
     return f"{whose}, {kept['cost_permille']} / 1000 of the dense cost ({kept['unit']}), {kept['path']}"
 
 

@@ -15,7 +15,16 @@ from typing import TypeVar
 
 from prunefleet_edge.backoff import Backoff, RetryPolicy, rest_s
 from prunefleet_edge.egress import Egress, Outgoing
-from prunefleet_edge.events import Event, Invited, LinkFailed, Refused, RulingHeard, SumAnswered, ToldToComeBack
+from prunefleet_edge.events import (
+    Event,
+    Invited,
+    LinkFailed,
+    Refused,
+    RulingHeard,
+    SlimBaseHeard,
+    SumAnswered,
+    ToldToComeBack,
+)
 from prunefleet_edge.model_cache import ModelCache
 from prunefleet_shared.acceptance import Ruling
 from prunefleet_shared.campaign import PRIVACY_MODES, Campaign, Decision, SlimBase
@@ -32,7 +41,9 @@ from prunefleet_shared.messages import (
     GetCampaign,
     Invitation,
     ModelChunk,
+    Readiness,
     RulingOffer,
+    SlimBaseOffer,
     SumDown,
     SumUp,
 )
@@ -217,17 +228,29 @@ class VerifiedLink:
             return LinkFailed(str(error), error.retryable)
 
     def _event(self, message: Outgoing, answer: Down) -> Event:
-        if isinstance(message, SumUp) and isinstance(answer, SumDown):
-            return SumAnswered(answer)
         if isinstance(message, SumUp):
-            come_back = _expect(answer, ComeBack)
-            return ToldToComeBack(come_back.after_ms / 1000, come_back.awaited)
+            return _sum_event(answer)
+        if isinstance(message, CheckIn) and message.readiness is Readiness.NO_DATA:
+            return self._consumer_event(answer)
         match answer:
             case Invitation():
                 return Invited(answer, *self._verified(answer))
             case RulingOffer(signed):
                 ruling = open_document(signed, "ruling", Ruling, self._decision_key)
                 return RulingHeard(ruling, *self._verified(answer))
+            case ComeBack(after_ms, awaited):
+                return ToldToComeBack(after_ms / 1000, awaited)
+            case _:
+                return _expect(answer, CampaignEnded)
+
+    def _consumer_event(self, answer: Down) -> Event:
+        """A device without data is offered networks; an invitation would be a fault."""
+        match answer:
+            case SlimBaseOffer(decision, slim_base):
+                return SlimBaseHeard(
+                    open_document(decision, "decision", Decision, self._decision_key),
+                    open_document(slim_base, "slim_base", SlimBase, self._slim_base_key),
+                )
             case ComeBack(after_ms, awaited):
                 return ToldToComeBack(after_ms / 1000, awaited)
             case _:
@@ -260,6 +283,13 @@ class VerifiedLink:
         except TimeoutError as error:
             msg = f"no answer within {self._limits.call_timeout_s:.0f} s"
             raise CarrierError(msg, retryable=True) from error
+
+
+def _sum_event(answer: Down) -> Event:
+    if isinstance(answer, SumDown):
+        return SumAnswered(answer)
+    come_back = _expect(answer, ComeBack)
+    return ToldToComeBack(come_back.after_ms / 1000, come_back.awaited)
 
 
 def _expect(answer: Down, kind: type[T]) -> T:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunefleet_edge.blending import PRIOR_IMAGES, blended_masks
 from prunefleet_edge.data import Samples, check_trainable, stratified_halves
 from prunefleet_edge.device import Vote
 from prunefleet_edge.evaluation import losses
@@ -33,6 +34,7 @@ from prunefleet_edge.training import train
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.documents import digest
 from prunefleet_shared.errors import InputError, LayoutError
+from prunefleet_shared.gate_terms import FLEET_WIDTHS
 from prunefleet_shared.layout import option_for_width
 from prunefleet_shared.masks import BoolArray, FloatArray, grade_layout
 from prunefleet_shared.metrics import Outcome
@@ -236,21 +238,68 @@ def own_choice(campaign: Campaign, base: bytes, level: int, samples: Samples, op
     return own_candidate(campaign, base, level, samples, options).model
 
 
-def own_candidate(campaign: Campaign, base: bytes, level: int, samples: Samples, options: WorkOptions) -> Candidate:
-    """:func:`own_choice`, and which channels it has."""
+def own_candidate(
+    campaign: Campaign,
+    base: bytes,
+    level: int,
+    samples: Samples,
+    options: WorkOptions,
+    widths: Sequence[int] | None = None,
+) -> Candidate:
+    """:func:`own_choice`, and which channels it has; its own channels at ``widths``, where they are given."""
     dense = dense_copy(campaign, base, samples, options)
     scores = vote_scores(campaign, dense, samples)
-    cost, budget = campaign.joint_cost(level), campaign.levels[level].budget
-    widths = rank_widths(campaign.layout, cost, scores, budget, campaign.limits)
+    if widths is None:
+        cost, budget = campaign.joint_cost(level), campaign.levels[level].budget
+        widths = rank_widths(campaign.layout, cost, scores, budget, campaign.limits)
     masks = keep_masks(campaign.layout, scores, widths)
     small = slim_as_asked(campaign, dense, masks)
     return Candidate(train(small, samples, options.fine_tuning, options.seed), tuple(masks))
 
 
+def alternative(
+    campaign: Campaign, decision: Decision, base: bytes, samples: Samples, options: WorkOptions
+) -> Candidate:
+    """What the gate sets the fleet's network against, as the campaign says.
+
+    At the level's budget, not at what the decision costs: a poisoned decision may be far below it, and would drag the
+    alternative down with it. A campaign that wants one artefact for all (``fleet_widths``) has to live with that.
+    """
+    widths = decision.widths if campaign.gate.alternative == FLEET_WIDTHS else None
+    return own_candidate(campaign, base, decision.level, samples, options, widths)
+
+
+def blended(
+    campaign: Campaign,
+    decision: Decision,
+    base: bytes,
+    samples: Samples,
+    options: WorkOptions,
+    prior_images: int = PRIOR_IMAGES,
+) -> Candidate:
+    """The device's dense copy pruned to the decided widths, not fine-tuned yet; see ``blending``.
+
+    Raises:
+        LayoutError: The decision does not fit the network.
+    """
+    dense = dense_copy(campaign, base, samples, options)
+    scores = vote_scores(campaign, dense, samples)
+    masks = blended_masks(campaign.layout, decision.prior, scores, decision.widths, len(samples), prior_images)
+    return Candidate(slim_as_asked(campaign, dense, masks), tuple(masks))
+
+
 def personalise(
-    campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes, own: Samples, options: WorkOptions
+    campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None, own: Samples, options: WorkOptions
 ) -> Personalised:
-    """Fine-tune the slim base here, set it against the device's own choice at the level's budget, and keep the better.
+    """Fine-tune the fleet's network here, set it against the device's own choice, and keep the better.
+
+    Args:
+        campaign: What was asked.
+        decision: What was decided.
+        base: The dense base.
+        slim_base: What the trainer made of it; None where it could not retrain it: then the device blends.
+        own: Private images.
+        options: How the device works.
 
     Raises:
         ConfigError: A strategy that a slim network has nothing for (the owner's to mend).
@@ -259,20 +308,21 @@ def personalise(
     """
     check_for_slim(options.retraining)
     check_trainable(own, "private data")
-    shipped = load_slim(campaign, decision, slim_base, options.allowed_code)
+    shipped = None
+    if slim_base is not None:
+        masks = tuple(masks_by_order(decision.prior, decision.widths))
+        shipped = Candidate(load_slim(campaign, decision, slim_base, options.allowed_code), masks)
 
     def fleet_net(samples: Samples) -> Candidate:
-        masks = tuple(masks_by_order(decision.prior, decision.widths))
         recipe, teacher = options.fine_tuning, None
+        start = copy.deepcopy(shipped) or blended(campaign, decision, base, samples, options)
         if options.retraining.strategy == "distilled":
             teacher = dense_copy(campaign, base, samples, options)  # fitted on no other images than the network is
         strategy = strategy_named(options.retraining, teacher=teacher, label_smoothing=recipe.label_smoothing)
-        return Candidate(retrain(copy.deepcopy(shipped), None, samples, recipe, strategy, options.seed), masks)
+        return Candidate(retrain(start.model, None, samples, recipe, strategy, options.seed), start.masks)
 
     def own_net(samples: Samples) -> Candidate:
-        # At the level's budget, not at what the decision costs: a poisoned decision may be far below it, and would drag
-        # the alternative down with it.
-        return own_candidate(campaign, base, decision.level, samples, options)
+        return alternative(campaign, decision, base, samples, options)
 
     def dense_net(samples: Samples) -> nn.Module:
         return dense_copy(campaign, base, samples, options)  # the own choice was made of it: it is on the disk

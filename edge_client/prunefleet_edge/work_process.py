@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -21,12 +21,18 @@ from prunefleet_edge.threads import use_threads
 from prunefleet_shared.errors import InputError, LayoutError, PrunefleetError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from prunefleet_edge.data_source import SourceData, SourceSummary
     from prunefleet_edge.device import Vote
+    from prunefleet_edge.network_file import KeptInfo
     from prunefleet_edge.work import WorkOptions
     from prunefleet_shared.campaign import Campaign, Decision
+    from prunefleet_shared.masks import BoolArray
     from prunefleet_shared.metrics import Outcome
 
+NO_DATA = "none"
+"""The source of a device without data: it votes nowhere, and runs slim bases as they come."""
 MAX_DENSE_COPIES = 6
 """Dense copies kept on the disk: cross-fitting makes three for each base."""
 
@@ -36,7 +42,7 @@ class WorkSetup:
     """What a worker needs to know, once.
 
     Attributes:
-        source: Where the images are; see ``data_source``.
+        source: Where the images are, see ``data_source``; or :data:`NO_DATA`.
         name: The device's.
         recipe: Name of the recipe for fine-tuning.
         seed: Of order, augmentation and splits; not negative, below 2**63.
@@ -104,6 +110,8 @@ class Worker:
         from prunefleet_edge.data import check_trainable
         from prunefleet_edge.work import layout_fingerprint
 
+        if self._setup.source == NO_DATA:
+            return layout_fingerprint(campaign, base, self._setup.allowed_code), ()
         data = self._load(campaign)
         check_trainable(data.samples, self._setup.source)
         return layout_fingerprint(campaign, base, self._setup.allowed_code), data.skipped
@@ -116,31 +124,34 @@ class Worker:
         self._tidy()
         return vote
 
-    def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
+    def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None) -> Outcome:
         """See ``work.personalise``; the network that is kept goes to the disk."""
         from prunefleet_edge.kept_networks import file_name
-        from prunefleet_edge.network_file import KeptInfo, save_kept
         from prunefleet_edge.work import personalise
 
         own = self._load(campaign).samples
         done = personalise(campaign, decision, base, slim_base, own, self._options())
-        table, kept = campaign.cost_table, tuple(tuple(mask.nonzero()[0].tolist()) for mask in done.masks)
-        info = KeptInfo(
-            model=campaign.model,
-            kept=kept,
-            campaign_id=campaign.campaign_id,
-            level=decision.level,
-            decision_fingerprint=decision.fingerprint,
-            is_fleets=done.verdict.accepted,
-            cost=table.cost([len(indices) for indices in kept]),
-            dense_cost=table.cost(campaign.layout.dense_widths),
-            unit=table.unit,
-            group_names=tuple(group.name for group in campaign.layout.groups),
-        )
-        if self._setup.kept_dir is not None:
-            save_kept(self._setup.kept_dir / file_name(campaign, decision.level), done.kept, info)
+        info = _kept_info(campaign, decision, done.masks, is_fleets=done.verdict.accepted)
+        self._save_kept(file_name(campaign, decision.level), done.kept, info)
         self._tidy()
         return done.outcome
+
+    def keep_slim_base(self, campaign: Campaign, decision: Decision, slim_base: bytes) -> None:
+        """Keep a slim base as it is, on a device without data; see ``device.Consumer``."""
+        from prunefleet_edge.kept_networks import service_name
+        from prunefleet_edge.ranking import masks_by_order
+        from prunefleet_edge.work import load_slim
+
+        model = load_slim(campaign, decision, slim_base, self._setup.allowed_code)
+        masks = masks_by_order(decision.prior, decision.widths)
+        info = _kept_info(campaign, decision, masks, is_fleets=True, is_fine_tuned=False)
+        self._save_kept(service_name(campaign, decision.level), model, info)
+
+    def _save_kept(self, name: str, model: nn.Module, info: KeptInfo) -> None:
+        from prunefleet_edge.network_file import save_kept
+
+        if self._setup.kept_dir is not None:
+            save_kept(self._setup.kept_dir / name, model, info)
 
     def _load(self, campaign: Campaign) -> SourceData:
         from prunefleet_edge.data_source import load_source
@@ -168,6 +179,32 @@ class Worker:
             copies = sorted(self._setup.work_dir.glob("dense-*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
             for old in copies[:-MAX_DENSE_COPIES]:
                 old.unlink(missing_ok=True)
+
+
+def _kept_info(
+    campaign: Campaign,
+    decision: Decision,
+    masks: Sequence[BoolArray],
+    *,
+    is_fleets: bool,
+    is_fine_tuned: bool = True,
+) -> KeptInfo:
+    from prunefleet_edge.network_file import KeptInfo
+
+    table, kept = campaign.cost_table, tuple(tuple(mask.nonzero()[0].tolist()) for mask in masks)
+    return KeptInfo(
+        model=campaign.model,
+        kept=kept,
+        campaign_id=campaign.campaign_id,
+        level=decision.level,
+        decision_fingerprint=decision.fingerprint,
+        is_fleets=is_fleets,
+        cost=table.cost([len(indices) for indices in kept]),
+        dense_cost=table.cost(campaign.layout.dense_widths),
+        unit=table.unit,
+        group_names=tuple(group.name for group in campaign.layout.groups),
+        is_fine_tuned=is_fine_tuned,
+    )
 
 
 def serve(line: connection.Connection, make_worker: Callable[[WorkSetup], object], setup: WorkSetup) -> None:

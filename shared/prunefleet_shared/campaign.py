@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.decision_rules import DEFAULT_RULES, DecisionRules
 from prunefleet_shared.documents import canonical_bytes
+from prunefleet_shared.gate_terms import DEFAULT_GATE, GateTerms
 from prunefleet_shared.lanes import LaneTable, vote_lanes
 from prunefleet_shared.layout import CostTable, Layout
 from prunefleet_shared.limits import NO_LIMITS, Constraint, JointCost, Limits
@@ -127,6 +128,7 @@ class Campaign:
         further_tables: Costs that have budgets of their own beside the cost table's; all hold at once.
         limits: What every choice of widths must leave, the fleet's and each device's.
         acceptance: By what its decisions are judged; None: nothing is judged, a level follows whatever the outcome.
+        gate: What devices set the fleet's network against.
     """
 
     campaign_id: str
@@ -147,6 +149,7 @@ class Campaign:
     further_tables: tuple[CostTable, ...] = ()
     limits: Limits = NO_LIMITS
     acceptance: Acceptance | None = None
+    gate: GateTerms = DEFAULT_GATE
 
     def constraints(self, level: int) -> tuple[Constraint, ...]:
         """What a network of ``level`` (0-based) may cost, in every table; the cost table's comes first."""
@@ -212,7 +215,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class SlimBase:
-    """The trainer's answer to a decision: the base pruned to it and retrained on public data.
+    """The trainer's answer to a decision: the base pruned to it and, where there are public data, retrained on them.
 
     Attributes:
         campaign_id: The campaign.
@@ -222,6 +225,8 @@ class SlimBase:
         model_bytes: Size of that file.
         steering_digest: SHA-256 (hex) of the trainer's record of how it was steered (``steering_record``), which stays
             with the operator; empty where nothing was steered.
+        is_retrained: False where the trainer had no public data: the network is the base without the channels that had
+            to go, good for devices without data; one with data prunes its own dense copy instead.
     """
 
     campaign_id: str
@@ -230,6 +235,7 @@ class SlimBase:
     model_digest: str
     model_bytes: int
     steering_digest: str = ""
+    is_retrained: bool = True
 
 
 def decision_fingerprint(

@@ -43,6 +43,7 @@ class Readiness(enum.IntEnum):
     BUSY = 2  # still working on the last invitation
     NO_MEMORY = 3
     LOW_POWER = 4
+    NO_DATA = 5  # by its owner's configuration, never by what was found in its data
 
 
 class Awaited(enum.IntEnum):
@@ -101,6 +102,7 @@ class CheckIn:
     layout_fingerprint: str
     readiness: Readiness
     rulings_heard: int = 0
+    slim_base_heard: int = 0  # with ``NO_DATA``: 1 + level of the slim base that it runs, 0 for none
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +233,14 @@ class RulingOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class SlimBaseOffer:
+    """The network for devices without data, with the decision it was made for; both signed."""
+
+    decision: SignedDocument
+    slim_base: SignedDocument
+
+
+@dataclass(frozen=True, slots=True)
 class CampaignEnded:
     """The campaign is over."""
 
@@ -349,6 +359,7 @@ CoordinatorDown = (
     CampaignOffer
     | Invitation
     | RulingOffer
+    | SlimBaseOffer
     | ComeBack
     | CampaignEnded
     | SumDown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
@@ -32,10 +33,8 @@ def down_to_wire(response_type: type[Any], down: CoordinatorDown) -> Message:
     match down:
         case m.CampaignOffer(document):
             wire = pb.GetCampaignResponse(campaign=document_to_wire(document))
-        case m.Invitation():
-            wire = pb.CheckInResponse(invitation=_invitation_to_wire(down))
-        case m.RulingOffer():
-            wire = pb.CheckInResponse(ruling=_ruling_to_wire(down))
+        case m.Invitation() | m.RulingOffer() | m.SlimBaseOffer():
+            wire = _news_to_wire(down)
         case m.ModelChunk(total_bytes, chunk):
             wire = pb.FetchModelResponse(total_bytes=total_bytes, chunk=chunk)
         case m.DecisionOffer():
@@ -83,16 +82,18 @@ def _alternative_from_wire(
     which = which_answer(wire)
     if which == "campaign":
         return m.CampaignOffer(document_in(wire, which))
-    part = getattr(wire, which)
-    if which == "offer":
-        return _offer_from_wire(part)
-    if which == "invitation":
-        return _invitation_from_wire(part)
-    if which == "ruling":
-        return m.RulingOffer(document_in(part, "ruling"), *_decision_and_slim_base(part))
-    if which == "come_back":
-        return come_back_from_wire(part)
-    return m.CampaignEnded(closed(m.Ending, part.ending, "ending"))
+    return _PARTS[which](getattr(wire, which))
+
+
+def _news_to_wire(news: m.Invitation | m.RulingOffer | m.SlimBaseOffer) -> pb.CheckInResponse:
+    match news:
+        case m.Invitation():
+            return pb.CheckInResponse(invitation=_invitation_to_wire(news))
+        case m.RulingOffer():
+            return pb.CheckInResponse(ruling=_ruling_to_wire(news))
+        case m.SlimBaseOffer(decision, slim_base):
+            offer = pb.SlimBaseOffer(decision=document_to_wire(decision), slim_base=document_to_wire(slim_base))
+            return pb.CheckInResponse(slim_base=offer)
 
 
 def _offer_to_wire(offer: m.DecisionOffer) -> pb.DecisionOffer:
@@ -213,3 +214,14 @@ def _ruling_status_from_wire(wire: pb.RulingStatus) -> m.RulingStatus:
         num_worse=wire.num_worse,
         max_worse=wire.max_worse,
     )
+
+
+_PARTS: Mapping[str, Callable[[Any], CoordinatorDown]] = {
+    "offer": _offer_from_wire,
+    "invitation": _invitation_from_wire,
+    "ruling": lambda part: m.RulingOffer(document_in(part, "ruling"), *_decision_and_slim_base(part)),
+    "slim_base": lambda part: m.SlimBaseOffer(document_in(part, "decision"), document_in(part, "slim_base")),
+    "come_back": come_back_from_wire,
+    "campaign_ended": lambda part: m.CampaignEnded(closed(m.Ending, part.ending, "ending")),
+}
+"""What each alternative of an answer becomes."""

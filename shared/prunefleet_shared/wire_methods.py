@@ -44,6 +44,7 @@ from prunefleet_shared.messages import (
     PublishSlimBase,
     Role,
     RulingOffer,
+    SlimBaseOffer,
     StartCampaign,
     Stored,
     Up,
@@ -111,7 +112,9 @@ _CERTIFICATES = limits.MAX_MEMBERSHIP_BYTES
 _OFFER = 2 * _DOCUMENTS + limits.MAX_TOTAL_BYTES
 _ROWS = (
     Method(GetCampaign, (CampaignOffer, ComeBack), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
-    Method(CheckIn, (Invitation, RulingOffer, ComeBack, CampaignEnded), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
+    Method(
+        CheckIn, (Invitation, RulingOffer, SlimBaseOffer, ComeBack, CampaignEnded), FLEET, _DEVICE, _SHORT, _DOCUMENTS
+    ),
     Method(Advertise, (Roster, ComeBack), FLEET, _DEVICE, limits.MAX_ADVERT_BYTES, limits.MAX_ROSTER_BYTES),
     Method(
         FetchCertificates,

@@ -12,6 +12,7 @@ from prunefleet_shared import wire_limits as limits
 from prunefleet_shared import wire_sum
 from prunefleet_shared._generated.prunefleet.v1 import messages_pb2 as pb
 from prunefleet_shared.acceptance import MAX_RULINGS
+from prunefleet_shared.layout import MAX_LEVELS
 from prunefleet_shared.messages import CoordinatorUp, OperatorUp
 from prunefleet_shared.wire_limits import CHUNK_BYTES, closed, hex_of, raw_of, sized
 from prunefleet_shared.wire_parts import document_in, document_to_wire, model_offset, model_total
@@ -25,6 +26,7 @@ UP_TO_WIRE: Mapping[type, Callable[[Any], Message]] = {
         layout_fingerprint=raw_of(up.layout_fingerprint),
         readiness=up.readiness,
         rulings_heard=up.rulings_heard,
+        slim_base_heard=up.slim_base_heard,
     ),
     m.FetchModel: lambda up: pb.FetchModelRequest(digest=raw_of(up.digest), offset=up.offset),
     m.AwaitDecision: lambda up: pb.AwaitDecisionRequest(campaign_id=raw_of(up.campaign_id)),
@@ -51,7 +53,9 @@ def up_from_wire(wire: Message) -> CoordinatorUp | None:
             campaign_id = hex_of(wire.campaign_id, limits.ID_BYTES, "campaign_id")
             fingerprint = hex_of(wire.layout_fingerprint, limits.DIGEST_BYTES, "layout_fingerprint")
             heard = limits.bounded(wire.rulings_heard, range(MAX_RULINGS + 1), "rulings_heard")
-            up = m.CheckIn(campaign_id, fingerprint, closed(m.Readiness, wire.readiness, "readiness"), heard)
+            slim_base = limits.bounded(wire.slim_base_heard, range(MAX_LEVELS + 1), "slim_base_heard")
+            readiness = closed(m.Readiness, wire.readiness, "readiness")
+            up = m.CheckIn(campaign_id, fingerprint, readiness, heard, slim_base)
         case pb.FetchModelRequest():
             up = m.FetchModel(hex_of(wire.digest, limits.DIGEST_BYTES, "digest"), model_offset(wire.offset))
         case pb.AwaitDecisionRequest():

@@ -45,6 +45,7 @@ ARM_LABELS: dict[ArmName, str] = {
     "agnostic": "public only",
     "agnostic_local": "public, then local",
     "local": "own pruning",
+    "fleet_widths": "own channels, fleet's widths",
     "fleet": "fleet",
 }
 MAX_CELLS = 64

@@ -33,6 +33,13 @@ def decision_options(
     steering: Annotated[
         bool | None, typer.Option(help="Retrain on public data like what the fleet sees (default yes).")
     ] = None,
+    public_retraining: Annotated[
+        bool | None,
+        typer.Option(help="Retrain what is decided on public data; without it, devices blend (default yes)."),
+    ] = None,
+    gate_alternative: Annotated[
+        str | None, typer.Option(help="The gate's other side: own (default), or fleet_widths.")
+    ] = None,
 ) -> None:
     """What becomes of votes; ``simulate`` takes these options over."""
 

@@ -27,6 +27,7 @@ from prunefleet_edge.tracing import count_macs
 from prunefleet_edge.training import train
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.errors import InputError
+from prunefleet_shared.gate_terms import FLEET_WIDTHS
 from prunefleet_shared.masks import BoolArray, FloatArray
 from prunefleet_shared.messages import Total
 from prunefleet_shared.metrics import Outcome
@@ -34,7 +35,7 @@ from prunefleet_shared.steering_record import SteeringRecord
 from prunefleet_simulation.fleet_data import DevicePools, Pool
 from prunefleet_simulation.results import ArmCost
 from prunefleet_trainer.campaign_files import BaseFiles, agnostic_masks, describe_base
-from prunefleet_trainer.public import read_base, retrain_slim_base, train_base
+from prunefleet_trainer.public import prune_base, read_base, retrain_slim_base, train_base
 from prunefleet_trainer.steering import steer
 
 
@@ -54,11 +55,13 @@ class PersonalResult:
         outcome: What may leave, as a sum.
         fleet: The network the device kept, whichever it was.
         local: The device's own choice; measured at the last level only, where arms are compared.
+        fleet_widths: The same at the fleet's widths, where the campaign's gate asks for it.
     """
 
     outcome: Outcome
     fleet: ArmResult
     local: ArmResult | None
+    fleet_widths: ArmResult | None = None
 
 
 def start_worker() -> None:
@@ -110,7 +113,7 @@ def personal_job(
     campaign: Campaign,
     decision: Decision,
     base: bytes,
-    slim_base: bytes,
+    slim_base: bytes | None,
     pools: DevicePools,
     options: work.WorkOptions,
 ) -> PersonalResult:
@@ -120,14 +123,20 @@ def personal_job(
     fleet = _arm(campaign, base, result.kept, data, result.outcome.latency_ratio)
     if decision.level < len(campaign.levels) - 1:
         return PersonalResult(result.outcome, fleet, None)
-    own = work.own_choice(campaign, base, decision.level, work.fit_split(data.own, options), options)
-    return PersonalResult(result.outcome, fleet, _arm(campaign, base, own, data))
+    fit = work.fit_split(data.own, options)
+    own = _arm(campaign, base, work.own_choice(campaign, base, decision.level, fit, options), data)
+    if campaign.gate.alternative != FLEET_WIDTHS:
+        return PersonalResult(result.outcome, fleet, own)
+    at_fleets = work.alternative(campaign, decision, base, fit, options).model
+    return PersonalResult(result.outcome, fleet, own, _arm(campaign, base, at_fleets, data))
 
 
 def slim_base_job(
-    campaign: Campaign, base: bytes, masks: Sequence[BoolArray], public: Pool, recipe: Recipe, seed: int
+    campaign: Campaign, base: bytes, masks: Sequence[BoolArray], public: Pool | None, recipe: Recipe, seed: int
 ) -> bytes:
-    """A slim base that is not steered: the agnostic arms'."""
+    """A slim base that is not steered: the agnostic arms'; without public data, one that is not retrained either."""
+    if public is None:
+        return prune_base(campaign.model, base, masks, layout=campaign.layout)
     samples = public.samples(parse_spec(campaign.model).num_classes, "public data")
     return retrain_slim_base(campaign.model, base, masks, samples, recipe, seed, layout=campaign.layout)
 
@@ -137,13 +146,15 @@ def decided_job(
     decision: Decision,
     vote_total: Total | None,
     base: bytes,
-    public: Pool,
+    public: Pool | None,
     recipe: Recipe,
     seed: int,
 ) -> tuple[bytes, SteeringRecord | None]:
-    """The trainer's work on a decision: the slim base, and how it was steered."""
-    samples = public.samples(parse_spec(campaign.model).num_classes, "public data")
+    """The trainer's work on a decision: the slim base, and how it was steered; without public data only pruned."""
     masks = masks_by_order(decision.prior, decision.widths)
+    if public is None:
+        return prune_base(campaign.model, base, masks, layout=campaign.layout), None
+    samples = public.samples(parse_spec(campaign.model).num_classes, "public data")
     steering = None if vote_total is None else steer(campaign, decision, vote_total, base, samples)
     weights_N = steering.weights_N if steering else None
     model = retrain_slim_base(campaign.model, base, masks, samples, recipe, seed, weights_N, layout=campaign.layout)
@@ -151,13 +162,26 @@ def decided_job(
 
 
 def agnostic_job(
-    campaign: Campaign, files: BaseFiles, budget: int, slim_base: bytes, pools: DevicePools, options: work.WorkOptions
+    campaign: Campaign,
+    files: BaseFiles,
+    budget: int,
+    slim_base: bytes,
+    pools: DevicePools,
+    options: work.WorkOptions,
+    *,
+    is_retrained: bool,
 ) -> tuple[ArmResult, ArmResult]:
-    """The arms ``agnostic`` (as shipped) and ``agnostic_local`` (fine-tuned here) on one device."""
+    """The arms ``agnostic`` (as shipped) and ``agnostic_local`` (fine-tuned here) on one device.
+
+    Where the base was only pruned, a device without a fleet would prune its own dense copy, as it would with one.
+    """
     data = _private(campaign, pools)
     masks = agnostic_masks(files, campaign.cost_table, budget, campaign.limits)
-    shipped = work.load_masked(campaign, masks, slim_base)
-    tuned = train(copy.deepcopy(shipped), work.fit_split(data.own, options), options.fine_tuning, options.seed)
+    shipped, fit = work.load_masked(campaign, masks, slim_base), work.fit_split(data.own, options)
+    start = copy.deepcopy(shipped)
+    if not is_retrained:
+        start = work.slim_as_asked(campaign, work.dense_copy(campaign, files.weights, fit, options), masks)
+    tuned = train(start, fit, options.fine_tuning, options.seed)
     agnostic = _arm(campaign, files.weights, shipped, data)
     return agnostic, _arm(campaign, files.weights, tuned, data, agnostic.cost.latency_ratio)
 

@@ -26,8 +26,16 @@ ARM_EXPLANATIONS = {
     "agnostic": "Pruned by weight norms, retrained on public data; no device's data used.",
     "agnostic_local": "The same, then fine-tuned on the device: the best without a fleet.",
     "local": "Own scores, own pruning, own retraining: a device alone.",
+    "fleet_widths": "Own scores and own channels, but as many in each group as the fleet decided.",
     "fleet": "The fleet's shape, retrained, fine-tuned on the device, kept only where the device's own test agrees.",
 }
+WITHOUT_RETRAINING = {
+    "agnostic": "Pruned by weight norms, not retrained; no device's data used.",
+    "agnostic_local": "The device's own copy, pruned by the base's weight norms, fine-tuned: the best without a fleet.",
+    "fleet": "The device's own copy, pruned to the fleet's widths by the fleet's order and its own scores together, "
+    "fine-tuned, kept only where the device's own test agrees.",
+}
+"""What is different about arms where no pruned network is retrained on public data."""
 EFFECT_HEADINGS = {
     "added": "The fleet helped",
     "nothing": "The fleet made no measurable difference",
@@ -92,7 +100,7 @@ def render_page(report: Report) -> str:
         report=report,
         charts={chart.key: chart for chart in _charts(report)},
         arm_labels=charts.ARM_LABELS,
-        arm_explanations=ARM_EXPLANATIONS,
+        arm_explanations=_arm_explanations(report),
         pairs=PAIRS,
         heading=_heading(report),
         num_devices=_devices_per_seed(report.seeds or []),
@@ -101,6 +109,11 @@ def render_page(report: Report) -> str:
         num_finished=_num_finished(report),
         is_noisy=_is_noisy(report),
     )
+
+
+def _arm_explanations(report: Report) -> dict[str, str]:
+    is_blended = report.setting.is_retrained is False
+    return ARM_EXPLANATIONS | (WITHOUT_RETRAINING if is_blended else {})
 
 
 def _heading(report: Report) -> str:

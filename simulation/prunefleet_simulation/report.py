@@ -38,6 +38,7 @@ PAIRS: tuple[tuple[PairName, ArmName], ...] = (
     ("fleet_minus_local", "local"),
     ("fleet_minus_agnostic_local", "agnostic_local"),
     ("fleet_minus_agnostic", "agnostic"),
+    ("fleet_minus_fleet_widths", "fleet_widths"),
     ("fleet_minus_dense", "dense"),
 )
 
@@ -62,7 +63,7 @@ def build_report(run: RunResult, *, replay_command: str | None = None, base_weig
         wall_s=run.wall_s,
         notes=list(run.notes),
         versions=dict(run.versions),
-        setting=setting_of(campaign, run.preset),
+        setting=setting_of(campaign, run.preset, is_retrained=run.is_retrained),
         seeds=[Seed(seed=s.seed, num_devices=len(s.devices), wall_s=s.wall_s) for s in run.seeds],
         verdict=_verdict(paired),
         arms={arm: _arm(run, arm) for arm in _arm_names(run)},

@@ -92,6 +92,7 @@ class RunResult:
         seeds: One result per seed.
         versions: Package name to version, plus ``python``, ``os``, ``cpu``, ``cores``, ``ram_gb``.
         wall_s: Time from start to finish.
+        is_retrained: Whether slim bases were retrained on public data.
     """
 
     run_id: str
@@ -101,3 +102,4 @@ class RunResult:
     seeds: tuple[SeedResult, ...]
     versions: dict[str, str] = field(default_factory=dict)
     wall_s: float = 0.0
+    is_retrained: bool = True

@@ -68,6 +68,7 @@ def _arms(device: SimulatedDevice, agnostic: tuple[ArmResult, ArmResult], num_le
         "agnostic": agnostic[0],
         "agnostic_local": agnostic[1],
         "local": last.local,
+        **({} if last.fleet_widths is None else {"fleet_widths": last.fleet_widths}),
         "fleet": last.fleet,
     }
 

@@ -39,7 +39,7 @@ from prunefleet_shared.meter import Meter
 from prunefleet_shared.secure_sum.roster import Members, SumIdentity
 from prunefleet_shared.steering_record import SteeringRecord, record_digest
 from prunefleet_simulation import jobs
-from prunefleet_simulation.fleet_data import FleetData
+from prunefleet_simulation.fleet_data import FleetData, Pool
 from prunefleet_simulation.progress_events import DeviceState
 from prunefleet_simulation.proxy import CountingProxy
 from prunefleet_simulation.results import SeedResult
@@ -77,6 +77,11 @@ class SeedPlan:
         """Signs slim bases."""
         return create_signing_key(self.seed * 2 + 1)
 
+    @property
+    def public(self) -> Pool | None:
+        """What the trainer retrains slim bases on; None where it is to do without."""
+        return self.data.public if self.settings.public_retraining else None
+
     def options(self, device: int) -> WorkOptions:
         """How a device of this repetition works."""
         state_dir = self.folder / "devices" / f"{device:03d}"
@@ -85,7 +90,7 @@ class SeedPlan:
     def campaign(self) -> Campaign:
         """The campaign; the same settings and seed give the same document."""
         asked = self.settings
-        terms = f"{asked.levels_permille}|{asked.budget}|{asked.rules}|{asked.min_keep}|{asked.round_to}"
+        terms = f"{asked.levels_permille}|{asked.budget}|{asked.rules}|{asked.min_keep}|{asked.round_to}|{asked.gate}"
         name = f"{digest(self.files.weights)}|{terms}|{self.seed}"
         size = self.settings.devices
         return make_campaign(
@@ -101,6 +106,7 @@ class SeedPlan:
             budget_unit=self.settings.budget,
             rules=self.settings.rules,
             limits=self.settings.limits,
+            gate=self.settings.gate,
         )
 
 
@@ -232,17 +238,17 @@ class _Fleet:
             await link.close()
 
     async def _retrain(self, campaign: Campaign, decision: Decision, vote_total: Total | None) -> Retrained:
-        data, recipe, seed = self._plan.data.public, self._plan.settings.recipe.public, self._plan.seed
+        data, recipe, seed = self._plan.public, self._plan.settings.recipe.public, self._plan.seed
         model, record = await self._workers.run(
             jobs.decided_job, campaign, decision, vote_total, self._plan.files.weights, data, recipe, seed
         )
         if record is None:
-            return Retrained(model)
+            return Retrained(model, is_retrained=data is not None)
         self.steering[decision.level] = record
         return Retrained(model, record_digest(record))
 
     async def _slim_base(self, masks: Sequence[BoolArray]) -> bytes:
-        data, recipe = self._plan.data.public, self._plan.settings.recipe.public
+        data, recipe = self._plan.public, self._plan.settings.recipe.public
         weights = self._plan.files.weights
         return await self._workers.run(
             jobs.slim_base_job, self._campaign, weights, masks, data, recipe, self._plan.seed
@@ -262,6 +268,7 @@ class _Fleet:
                 shipped,
                 device.pools,
                 device.options,
+                is_retrained=self._plan.public is not None,
             )
             for device in self._devices
         )

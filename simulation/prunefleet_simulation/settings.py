@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from prunefleet_shared.campaign import PLAIN, SUM_DP, PrivacyTerms
 from prunefleet_shared.config import checked, read_values
 from prunefleet_shared.decision_rules import MAX_PUBLIC_VOTES, DecisionRules, why_rules_impossible
+from prunefleet_shared.gate_terms import GateTerms
 from prunefleet_shared.limits import Limits
 from prunefleet_shared.noise_terms import NoiseWish
 from prunefleet_simulation.partition import parse_partition
@@ -41,6 +42,8 @@ class Settings(BaseModel):
     min_devices: Annotated[int, Field(ge=3, le=1000)] = 8
     epsilon: Annotated[float, Field(gt=0, le=100)] = 8.0
     steering: bool = True
+    public_retraining: bool = True
+    gate_alternative: Literal["own", "fleet_widths"] = "own"
     order_rule: Literal["mean", "majority", "borda", "public"] = "mean"
     public_votes: Annotated[int, Field(ge=0, le=MAX_PUBLIC_VOTES)] = 0
     near_tie: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
@@ -102,6 +105,16 @@ class Settings(BaseModel):
     def limits(self) -> Limits:
         """What every choice of widths must leave."""
         return Limits(self.min_keep, self.round_to)
+
+    @property
+    def gate(self) -> GateTerms:
+        """What devices set the fleet's network against."""
+        return GateTerms(self.gate_alternative)
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether devices are asked for lift masks: of no use where nothing is retrained."""
+        return self.steering and self.public_retraining
 
     @property
     def recipe(self) -> Preset:

@@ -16,12 +16,13 @@ from pathlib import Path
 import psutil
 
 from prunefleet_shared.campaign import PLAIN, SUM_DP
+from prunefleet_shared.gate_terms import FLEET_WIDTHS
 from prunefleet_simulation import jobs
 from prunefleet_simulation.fleet_data import FleetData, make_fleet_data
 from prunefleet_simulation.page import write_report
 from prunefleet_simulation.progress import Progress
 from prunefleet_simulation.progress_events import RunFinished, RunStarted, SeedFinished
-from prunefleet_simulation.results import ARMS, RunResult, SeedResult
+from prunefleet_simulation.results import RunResult, SeedResult
 from prunefleet_simulation.seed_run import SeedPlan, run_seed
 from prunefleet_simulation.seed_story import SeedStory
 from prunefleet_simulation.settings import Settings
@@ -37,6 +38,15 @@ SUM_NOTE = (
     "exact sum still says something about each device in it; only noise changes that."
 )
 CONTROL_NOTE = "Control: every vote was replaced by the public L1 order of the base, so the fleet knows nothing."
+BLEND_NOTE = (
+    "No public retraining: the base was trained on the public part, but no pruned network was. Each device prunes its "
+    "own fine-tuned copy, for the arm fleet to the decided widths with the channels that the fleet's order and its own "
+    "give together, for agnostic_local by the weight norms of the base."
+)
+FLEET_WIDTHS_NOTE = (
+    "Gate: the fleet's network is set against each device's own channels at the fleet's widths (arm fleet_widths), so "
+    "that all devices end with the same widths."
+)
 BASES_AHEAD = 2
 """Bases trained before their seed's turn: the first would leave all workers but one idle."""
 _PACKAGES = ("prunefleet", "torch", "torch-pruning", "numpy", "grpcio", "protobuf", "cryptography", "scikit-learn")
@@ -67,9 +77,11 @@ def simulate(settings: Settings, progress: Progress, command: str) -> Path:
         story = SeedStory(progress)
         workers = Workers(executor, story.job_done)
         seeds, weight_bytes = asyncio.run(_all_seeds(settings, plans, workers, story, progress, folder))
-    notes = (*plans[0][1].notes, _privacy_note(settings), *((CONTROL_NOTE,) if settings.votes == "public_l1" else ()))
+    notes = (*plans[0][1].notes, _privacy_note(settings), *_special_notes(settings))
     wall_s = time.monotonic() - started_s
-    run = RunResult(run_id, settings.preset, command, notes, tuple(seeds), versions(), wall_s)
+    run = RunResult(
+        run_id, settings.preset, command, notes, tuple(seeds), versions(), wall_s, settings.public_retraining
+    )
     replay = f"prunefleet coordinator replay {folder}"
     page = write_report(run, folder, replay_command=replay, base_weight_bytes=weight_bytes)
     progress.on(RunFinished(str(page)))
@@ -100,7 +112,7 @@ async def _all_seeds(
             shutil.rmtree(seed_folder / "devices", ignore_errors=True)
         results.append(result)
         means: dict[str, float] = {
-            arm: sum(d.accuracy[arm] for d in result.devices) / len(result.devices) for arm in ARMS
+            arm: sum(d.accuracy[arm] for d in result.devices) / len(result.devices) for arm in result.arm_costs
         }
         progress.on(SeedFinished(seed, means))
         story.plan(settings.devices, len(settings.levels))
@@ -109,7 +121,9 @@ async def _all_seeds(
 
 def _start_base(settings: Settings, seed: int, data: FleetData, workers: Workers) -> asyncio.Task[BaseFiles]:
     recipe = settings.recipe.base
-    base = workers.run(jobs.base_job, data.spec, data.public, recipe, seed, settings.base, is_steered=settings.steering)
+    base = workers.run(
+        jobs.base_job, data.spec, data.public, recipe, seed, settings.base, is_steered=settings.is_steered
+    )
     return asyncio.create_task(base)
 
 
@@ -147,6 +161,15 @@ def _cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _special_notes(settings: Settings) -> tuple[str, ...]:
+    said = (
+        (settings.votes == "public_l1", CONTROL_NOTE),
+        (not settings.public_retraining, BLEND_NOTE),
+        (settings.gate_alternative == FLEET_WIDTHS, FLEET_WIDTHS_NOTE),
+    )
+    return tuple(note for applies, note in said if applies)
 
 
 def _privacy_note(settings: Settings) -> str:

@@ -65,7 +65,9 @@ class SimulatedDevice:
         )
         return vote
 
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
+    async def personalise(
+        self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None
+    ) -> Outcome:
         """See ``DeviceWork``."""
         result = await self._workers.run(
             jobs.personal_job, campaign, decision, base, slim_base, self.pools, self.options

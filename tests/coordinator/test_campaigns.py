@@ -20,7 +20,7 @@ from prunefleet_coordinator.testing import (
 )
 from prunefleet_shared import wire
 from prunefleet_shared.acceptance import Acceptance, Ruling, RulingReason
-from prunefleet_shared.campaign import SUM, Campaign, CohortPolicy, Decision, PrivacyTerms, SlimBase
+from prunefleet_shared.campaign import SUM, Campaign, CohortPolicy, Decision, Level, PrivacyTerms, SlimBase
 from prunefleet_shared.documents import SignedDocument, digest, open_document, public_bytes, sign_document
 from prunefleet_shared.errors import CarrierError, ConfigError, RejectReason, RemoteProtocolError
 from prunefleet_shared.messages import (
@@ -239,6 +239,56 @@ def test_an_ended_campaign_that_can_no_longer_be_told_keeps_no_coordinator_from_
     monkeypatch.setattr(sys.modules[__name__], "COORDINATOR_KEY", TRAINER_KEY)  # it has another key now
     assert offered(house.restart()) is None
     assert house.device(0, check_in(one_level)) == CampaignEnded(Ending.COMPLETED)
+
+
+# --- several classes ------------------------------------------------------------------------------------------------
+
+
+def with_levels(campaign, *permilles):
+    dense = campaign.cost_table.cost(campaign.layout.dense_widths)
+    return replace(campaign, levels=tuple(Level(permille, dense * permille // 1000) for permille in permilles))
+
+
+def test_three_classes_run_side_by_side_each_to_its_own_decisions_within_its_own_budgets(house):
+    """A phone, a camera and a microcontroller: one base, one coordinator, one trainer, three budgets."""
+    phone = with_levels(campaign_for("phone"), 800, 600)
+    camera = with_levels(campaign_for("camera"), 500)
+    meter = with_levels(campaign_for("meter"), 300)
+    for campaign in (phone, camera, meter):
+        house.start(campaign)
+    # Rounds are mixed: the phones wait for their second slim base while the others begin.
+    house.gather(phone)
+    decided = {phone.campaign_id: [house.offer(phone.campaign_id)]}
+    house.publish(decided[phone.campaign_id][0])
+    house.gather(phone)
+    for campaign in (camera, meter):
+        house.gather(campaign)
+        decided[campaign.campaign_id] = [house.offer(campaign.campaign_id)]
+    house.restart()
+    decided[phone.campaign_id].append(house.offer(phone.campaign_id))
+    for campaign in (meter, phone, camera):
+        house.publish(decided[campaign.campaign_id][-1])
+        house.gather(campaign)
+        assert house.device(0, check_in(campaign)) == CampaignEnded(Ending.COMPLETED)
+    for campaign in (phone, camera, meter):
+        decisions = decided[campaign.campaign_id]
+        assert [decision.level for decision in decisions] == list(range(len(campaign.levels)))
+        for decision, level in zip(decisions, campaign.levels, strict=True):
+            assert decision.campaign_id == campaign.campaign_id
+            assert campaign.cost_table.cost(decision.widths) == decision.cost <= level.budget
+    costs = [decided[campaign.campaign_id][-1].cost for campaign in (phone, camera, meter)]
+    assert costs == sorted(costs, reverse=True)
+    assert len(set(costs)) == 3
+
+
+def test_a_device_of_one_class_has_no_part_in_anothers_campaign(house):
+    house.start(CAMERA)
+    invitation = house.invite(CAMERA, 0)
+    house.start(DOORBELL)
+    other = house.invite(DOORBELL, 1)
+    assert other.session_id != invitation.session_id
+    with refused(RejectReason.NOT_INVITED):
+        house.device(1, Contribute(invitation.session_id, vote_payload(CAMERA, 1)))
 
 
 # --- starting -------------------------------------------------------------------------------------------------------

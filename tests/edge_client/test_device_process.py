@@ -124,8 +124,8 @@ class Site:
 
 
 @asynccontextmanager
-async def site(folder: Path) -> AsyncIterator[Site]:
-    """A coordinator and a trainer, and a device's identity in ``folder``."""
+async def site(*folders: Path) -> AsyncIterator[Site]:
+    """A coordinator and a trainer, and a device's identity in each of ``folders``."""
     now = datetime.now(UTC)
     authority = create_authority(now)
     store = MemoryStore()
@@ -139,7 +139,8 @@ async def site(folder: Path) -> AsyncIterator[Site]:
     server = await start_server(
         place, issue(authority, Role.COORDINATOR, "coordinator", now), clock=lambda: datetime.now(UTC)
     )
-    enrol(folder, authority, f"127.0.0.1:{server.port}")
+    for number, folder in enumerate(folders, 1):
+        enrol(folder, authority, f"127.0.0.1:{server.port}", f"device-{number}")
     link = GrpcLink(f"127.0.0.1:{server.port}", issue(authority, Role.TRAINER, "trainer", now), timeout_s=30.0)
     trainer = TrainerRunner(
         link, CAMPAIGN.campaign_id, operator_keys=lambda: [COORDINATOR_PUBLIC], signing_key=TRAINER_KEY, retrain=retrain
@@ -155,9 +156,10 @@ async def site(folder: Path) -> AsyncIterator[Site]:
         await server.stop(0.1)
 
 
-def enrol(folder: Path, authority: Authority, address: str) -> None:
+def enrol(folder: Path, authority: Authority, address: str, name: str = "device-1") -> None:
+    folder.mkdir(exist_ok=True)
     identity = identity_from(
-        issue(authority, Role.DEVICE, "device-1", datetime.now(UTC)),
+        issue(authority, Role.DEVICE, name, datetime.now(UTC)),
         operator_keys=(COORDINATOR_PUBLIC,),
         coordinator_address=address,
         authority_address=address,

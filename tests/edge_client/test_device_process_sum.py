@@ -61,7 +61,9 @@ class QuickWork:
         grades_C = grade_layout(campaign.layout, np.random.default_rng(1).random(campaign.layout.num_channels))
         return Vote(grades_C, np.zeros((len(campaign.levels), len(campaign.layout.groups)), dtype=np.int64))
 
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
+    async def personalise(
+        self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None
+    ) -> Outcome:
         return Outcome(finished=False)
 
     def close(self) -> None:

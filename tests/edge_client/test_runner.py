@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from runner_bench import (
+    CAMPAIGN,
+    DECISION,
+    LOST,
+    OFFER,
+    OUTCOME_TO,
+    SLIM_BASE,
+    SLIM_MODEL,
+    VOTE_TO,
+    Bench,
+    LoggedStore,
+    Work,
+    counted,
+)
 
 from prunefleet_edge.backoff import RetryPolicy
 from prunefleet_edge.device import Vote
 from prunefleet_edge.device_state import Contribution, DeviceState, Release
-from prunefleet_edge.egress import Egress, EgressRecord
-from prunefleet_edge.model_cache import FolderCache, ModelCache, NoCache
-from prunefleet_edge.runner import DeviceRunner
-from prunefleet_edge.store import MemoryDeviceStore
-from prunefleet_edge.verified_link import LinkLimits
+from prunefleet_edge.egress import EgressRecord
+from prunefleet_edge.model_cache import FolderCache
 from prunefleet_shared.campaign import Campaign, Decision, PrivacyTerms
 from prunefleet_shared.documents import digest, sign_document
 from prunefleet_shared.errors import (
@@ -35,7 +44,6 @@ from prunefleet_shared.errors import (
     reject,
 )
 from prunefleet_shared.lanes import unpack
-from prunefleet_shared.masks import grade_layout
 from prunefleet_shared.messages import (
     Awaited,
     CampaignEnded,
@@ -56,97 +64,13 @@ from prunefleet_shared.metrics import OUTCOME_LANES, Outcome, read_outcome
 from prunefleet_shared.sum_messages import Contribute, ContributionCounted
 from prunefleet_shared.testing import (
     COORDINATOR_KEY,
-    COORDINATOR_PUBLIC,
     TINY_BASE,
     TRAINER_KEY,
     Answer,
     ScriptedLink,
     SimClock,
-    invitation,
-    outcome_invitation,
-    run_simulated,
     tiny_campaign,
-    tiny_decision,
-    tiny_slim_base,
 )
-
-CAMPAIGN = tiny_campaign()
-DECISION = tiny_decision(CAMPAIGN)
-SLIM_BASE, SLIM_MODEL = tiny_slim_base(DECISION)
-OFFER = CampaignOffer(sign_document("campaign", CAMPAIGN, COORDINATOR_KEY))
-VOTE_TO = invitation(SessionKind.VOTE, session=1)
-OUTCOME_TO = outcome_invitation(DECISION, session=2)
-LOST = CarrierError("cut", retryable=True)
-
-
-def counted(message: Up) -> Down:
-    assert isinstance(message, Contribute)
-    return ContributionCounted(message.session_id)
-
-
-class Work:
-    """Votes at random, finds every decision good; ``log`` says in which order it was asked."""
-
-    def __init__(self, log: list[str]) -> None:
-        self.log = log
-        self.fingerprint = CAMPAIGN.layout.fingerprint()
-
-    async def layout_fingerprint(self, campaign: Campaign, base: bytes) -> str:
-        assert base == TINY_BASE
-        return self.fingerprint
-
-    async def prepare_vote(self, campaign: Campaign, base: bytes) -> Vote:
-        self.log.append("vote")
-        grades_C = grade_layout(campaign.layout, np.random.default_rng(1).random(campaign.layout.num_channels))
-        return Vote(grades_C, np.zeros((len(campaign.levels), len(campaign.layout.groups)), dtype=np.int64))
-
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
-        assert (decision, slim_base) == (DECISION, SLIM_MODEL)
-        self.log.append("outcome")
-        return Outcome(finished=True, accepted=True, accuracy_gain=0.1, latency_ratio=0.5)
-
-
-class LoggedStore(MemoryDeviceStore):
-    def __init__(self, log: list[str]) -> None:
-        super().__init__()
-        self.log = log
-
-    def save(self, state: DeviceState, release: Release | None = None) -> None:
-        self.log.append("save")
-        super().save(state, release)
-
-
-class Bench:
-    """A device and its scripted coordinator; ``log`` has work, saves and messages in order."""
-
-    def __init__(self, script: Iterable[Answer], models: Iterable[bytes] = (TINY_BASE, SLIM_MODEL)) -> None:
-        self.log: list[str] = []
-        self.states: list[str] = []
-        self.clock = SimClock()
-        self.link = ScriptedLink(script, models)
-        self.work = Work(self.log)
-        self.store = LoggedStore(self.log)
-        self.limits = LinkLimits()
-        self.cache: ModelCache = NoCache()
-        self.audit: Callable[[EgressRecord], None] = lambda record: self.log.append(record.kind)
-        self.check_policy: Callable[[Campaign, int], None] = lambda _campaign, _num_released: None
-
-    def run(self) -> Ending:
-        runner = DeviceRunner(
-            Egress(self.link, audit=self.audit),
-            self.work,
-            self.store,
-            device_class="camera",
-            operator_keys=[COORDINATOR_PUBLIC],
-            clock=self.clock,
-            sleep=self.clock.sleep,
-            rng=random.Random(1),
-            on_state=self.states.append,
-            limits=self.limits,
-            cache=self.cache,
-            check_policy=self.check_policy,
-        )
-        return run_simulated(runner.run(), self.clock)
 
 
 def test_a_whole_campaign_saved_before_sent() -> None:
@@ -275,6 +199,15 @@ def test_a_wrong_model_stops_the_device(pieces: list[Answer]) -> None:
         Bench([OFFER, *pieces], models=()).run()
 
 
+def test_a_slim_base_that_was_not_retrained_is_not_downloaded_and_the_device_is_told_to_blend() -> None:
+    pruned = sign_document("slim_base", replace(SLIM_BASE, is_retrained=False), TRAINER_KEY)
+    script = [OFFER, replace(OUTCOME_TO, slim_base=pruned), counted, CampaignEnded(Ending.COMPLETED)]
+    bench = Bench(script, [TINY_BASE])
+    bench.work.slim_model = None
+    assert bench.run() is Ending.COMPLETED
+    assert bench.log.count("outcome") == 1
+
+
 def test_a_slim_base_of_another_size_than_signed_stops_the_device() -> None:
     lied = sign_document("slim_base", replace(SLIM_BASE, model_bytes=SLIM_BASE.model_bytes + 1), TRAINER_KEY)
     with pytest.raises(RemoteProtocolError, match="MALFORMED"):
@@ -336,7 +269,9 @@ class SlowWork(Work):
         await self._take_time()
         return await super().prepare_vote(campaign, base)
 
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
+    async def personalise(
+        self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None
+    ) -> Outcome:
         await self._take_time()
         return await super().personalise(campaign, decision, base, slim_base)
 

@@ -45,7 +45,9 @@ class OneHotWork:
         options = np.full((len(campaign.levels), len(campaign.layout.groups)), self.index, dtype=np.int64)
         return Vote(grade_layout(campaign.layout, scores), options)
 
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
+    async def personalise(
+        self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None
+    ) -> Outcome:
         assert slim_base == tiny_slim_base(decision)[1]
         await asyncio.sleep(WORK_S * (1 + self.index))
         latency_ratio = self.rng.uniform(0.1, 1.0)  # differs whenever it is measured again

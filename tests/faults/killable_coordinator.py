@@ -198,7 +198,9 @@ class CheapWork:
         options = np.full((len(campaign.levels), len(campaign.layout.groups)), self._index, dtype=np.int64)
         return Vote(grade_layout(campaign.layout, scores), options)
 
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
+    async def personalise(
+        self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None
+    ) -> Outcome:
         self._note(f"{campaign.campaign_id} outcome of level {decision.level}")
         await asyncio.sleep(self._rng.uniform(0.0, 0.05))
         return Outcome(True, self._rng.random() < 0.5, self._rng.uniform(-1.0, 1.0), self._rng.uniform(0.01, 2.0))

@@ -45,7 +45,9 @@ class CheapWork:
         scores = [RNG.random() for _ in range(campaign.layout.num_channels)]
         return Vote(grade_layout(campaign.layout, scores), np.asarray(options, dtype=np.int64))
 
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
+    async def personalise(
+        self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None
+    ) -> Outcome:
         await asyncio.sleep(RNG.uniform(0.0, 0.02))
         return Outcome(True, RNG.random() < 0.5, RNG.uniform(-1.0, 1.0), RNG.uniform(0.01, 2.0))
 

@@ -137,7 +137,7 @@ def test_the_one_string_a_device_sends_is_its_class():
     assert [f.message_type.name for f in fields if f.message_type is not None] == ["RosterEntry"]
     kinds = (Field.TYPE_STRING, Field.TYPE_MESSAGE, Field.TYPE_BYTES, Field.TYPE_ENUM, Field.TYPE_UINT64)
     assert {f.type for f in fields} == {*kinds, Field.TYPE_UINT32}
-    assert [f.name for f in fields if f.type == f.TYPE_UINT32] == ["rulings_heard"]
+    assert [f.name for f in fields if f.type == f.TYPE_UINT32] == ["rulings_heard", "slim_base_heard"]
 
 
 def test_reject_reasons_have_the_numbers_of_the_proto():
@@ -254,7 +254,7 @@ def comes_back_the_same(path, message):
         GetCampaign("../x"),
         CheckIn(ID.upper(), DIGEST, Readiness.READY),
         CheckIn(ID[:-2], DIGEST, Readiness.READY),
-        CheckIn(ID, DIGEST, 5),
+        CheckIn(ID, DIGEST, 6),
         CheckIn(ID, DIGEST, 0.5),
         CheckIn("not hex", DIGEST, Readiness.READY),
         Contribute(ID, b""),

@@ -57,7 +57,14 @@ from prunefleet_simulation.results import (
 
 sys.path.insert(0, str(Path(__file__).parent))
 PERMILLES = (500, 300)
-OFFSETS = {"dense": 0.05, "agnostic": -0.12, "agnostic_local": 0.0, "local": -0.06, "fleet": 0.04}
+OFFSETS = {
+    "dense": 0.05,
+    "agnostic": -0.12,
+    "agnostic_local": 0.0,
+    "local": -0.06,
+    "fleet_widths": -0.05,
+    "fleet": 0.04,
+}
 
 MakeRun = Callable[..., RunResult]
 

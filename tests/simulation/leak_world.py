@@ -160,7 +160,9 @@ class Worker:
         self._votes[self._seed] = work.prepare_vote(campaign, base, self._own, self._options)
         return self._votes[self._seed]
 
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
+    async def personalise(
+        self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None
+    ) -> Outcome:
         return work.personalise(campaign, decision, base, slim_base, self._own, self._options).outcome
 
 
@@ -174,7 +176,9 @@ class Bystander(Worker):
         self._votes[self._seed] = Vote(grades_C, options_LG, lifts_C)
         return self._votes[self._seed]
 
-    async def personalise(self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes) -> Outcome:
+    async def personalise(
+        self, campaign: Campaign, decision: Decision, base: bytes, slim_base: bytes | None
+    ) -> Outcome:
         return Outcome(finished=False)
 
 

@@ -117,6 +117,13 @@ def control(tmp_path_factory: pytest.TempPathFactory, run: Run, at_home: None) -
     return play(tmp_path_factory.mktemp("control"), votes="public_l1", devices=2, levels=LEVELS[-1:], privacy="plain")
 
 
+@pytest.fixture(scope="module")
+def blended(tmp_path_factory: pytest.TempPathFactory, run: Run, at_home: None) -> Run:
+    """The same seed without public retraining; the gate's other side is at the fleet's widths."""
+    options = {"public_retraining": False, "gate_alternative": "fleet_widths", "levels": LEVELS[-1:]}
+    return play(tmp_path_factory.mktemp("blended"), **options)
+
+
 def campaign_of(run: Run, seed: int = 5) -> Campaign:
     return read_document(read_signed(run.folder / f"seed-{seed}" / "campaign.json").payload, Campaign)
 
@@ -132,10 +139,11 @@ def test_the_report_obeys_the_shipped_schema(run: Run) -> None:
 
 
 def test_every_arm_was_measured_on_every_device(run: Run) -> None:
-    assert tuple(run.report["arms"]) == ARMS
+    arms = [arm for arm in ARMS if arm != "fleet_widths"]
+    assert list(run.report["arms"]) == arms
     assert len(run.report["devices"]) == NUM_DEVICES
     for device in run.report["devices"]:
-        assert set(device["accuracy"]) == set(ARMS)
+        assert set(device["accuracy"]) == set(arms)
         assert device["num_report_images"] == 40
         assert len(device["accepted"]) == len(LEVELS)
     for seed_round in run.report["rounds"]:
@@ -149,6 +157,23 @@ def test_pruned_arms_cost_the_same_and_no_more_than_was_allowed(run: Run) -> Non
     assert run.report["arms"]["dense"]["macs_ratio"] == 1
     for decision in run.report["decisions"]:
         assert 0.9 * decision["budget"] < decision["cost"] <= decision["budget"]
+
+
+def test_without_public_retraining_the_report_says_what_was_done_instead(run: Run, blended: Run) -> None:
+    assert tuple(blended.report["arms"]) == ARMS
+    assert blended.report["setting"]["is_retrained"] is False
+    assert blended.report["setting"]["gate_alternative"] == "fleet_widths"
+    assert any(note.startswith("No public retraining") for note in blended.report["notes"])
+    page = blended.page.read_text(encoding="utf-8")
+    assert "retrained on public data" not in page
+    assert "retrained on public data" in run.page.read_text(encoding="utf-8")
+    replay(blended.folder / "seed-5")
+
+
+def test_all_devices_end_with_the_fleets_widths_if_the_gate_asks_for_it(blended: Run) -> None:
+    costs = blended.report["arms"]
+    assert costs["fleet_widths"]["macs_ratio"] == pytest.approx(costs["fleet"]["macs_ratio"], abs=1e-12)
+    assert costs["fleet_widths"]["params_ratio"] == pytest.approx(costs["fleet"]["params_ratio"], abs=1e-12)
 
 
 def test_arms_differ_only_where_they_should(run: Run) -> None:
@@ -175,7 +200,7 @@ def test_the_display_hears_the_beginning_and_the_end(run: Run) -> None:
     assert isinstance(run.events[0], RunStarted)
     assert run.events[-1] == RunFinished(str(run.page))
     (finished,) = [event for event in run.events if isinstance(event, SeedFinished)]
-    means = {arm: run.report["arms"][arm]["accuracy_mean"] for arm in ARMS}
+    means = {arm: found["accuracy_mean"] for arm, found in run.report["arms"].items()}
     assert {arm: pytest.approx(mean) for arm, mean in means.items()} == finished.accuracy_mean
 
 

@@ -41,6 +41,8 @@ from prunefleet_shared.roles import Role
 from prunefleet_shared.wire_limits import CHUNK_BYTES
 from prunefleet_trainer import membership
 from prunefleet_trainer.campaign_cli import app
+from prunefleet_trainer.campaign_folder import campaign_folders
+from prunefleet_trainer.class_levels import parse_classes
 from prunefleet_trainer.public import fresh
 
 torch.set_num_threads(1)
@@ -116,6 +118,52 @@ def test_create_writes_rules_limits_and_every_budget(world: World, tmp_path: Pat
     assert [level.further_budgets for level in campaign.levels] == [(dense * 2 // 5, 10**8), (dense // 5, 10**8)]
     assert [len(options) for options in campaign.public_options] == [len(campaign.layout.groups)] * 2
     assert why_campaign_impossible(campaign) is None
+
+
+CLASSES = ("--class", "phone=0.5,0.25", "--class", "camera=0.4", "--class", "meter")
+
+
+def test_several_classes_are_several_campaigns_of_one_base(world: World, tmp_path: Path, base: Path) -> None:
+    members(world)
+    fixed = ("create", tmp_path, *CLASSES, "--levels", "0.3", "--model", SPEC, "--state", world.operator_state)
+    result = invoke(app, *fixed, "--base", base, "--gate-alternative", "fleet_widths", "--json")
+    assert result.exit_code == 0, result.output
+    campaigns = {
+        name: open_document(
+            read_signed(tmp_path / name / "campaign.json"), "campaign", Campaign, world.operator.public_key
+        )
+        for name in ("phone", "camera", "meter")
+    }
+    levels = {name: [level.permille for level in campaign.levels] for name, campaign in campaigns.items()}
+    assert levels == {"phone": [500, 250], "camera": [400], "meter": [300]}
+    assert {name: campaign.device_class for name, campaign in campaigns.items()} == {name: name for name in campaigns}
+    assert len({campaign.campaign_id for campaign in campaigns.values()}) == 3
+    assert len({campaign.base_digest for campaign in campaigns.values()}) == 1
+    assert {campaign.gate.alternative for campaign in campaigns.values()} == {"fleet_widths"}
+    assert [made["device_class"] for made in json.loads(result.stdout)["campaigns"]] == ["phone", "camera", "meter"]
+    assert campaign_folders(tmp_path) == [tmp_path / "camera", tmp_path / "meter", tmp_path / "phone"]
+    assert campaign_folders(tmp_path / "phone") == [tmp_path / "phone"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (["Phone"], "1 to 32 of a-z"),
+        (["phone=a"], "expected fractions"),
+        (["phone=1.5"], "expected fractions"),
+        (["phone", "phone=0.5"], "each class may come once"),
+    ],
+)
+def test_classes_that_cannot_be_read_are_refused(classes: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse_classes(classes, "0.4,0.2")
+
+
+def test_a_profile_is_of_one_class(world: World, tmp_path: Path, base: Path) -> None:
+    fixed = ("create", tmp_path, *CLASSES, "--model", SPEC, "--state", world.operator_state)
+    result = invoke(app, *fixed, "--base", base, "--budget", "latency", "--profile", base)
+    assert isinstance(result.exception, ConfigError)
+    assert "one class" in str(result.exception)
 
 
 def profile_of(campaign: Campaign, path: Path) -> Path:
@@ -367,6 +415,18 @@ def test_start_uploads_the_base_then_starts(world: World, tmp_path: Path, base: 
     assert kinds == [UploadModel] * -(-len(WEIGHTS) // CHUNK_BYTES) + [StartCampaign]
     assert world.coordinator.whole_uploads == [campaign.base_digest]
     assert {peer.role for peer, _ in world.coordinator.asked} == {Role.OPERATOR}
+
+
+def test_the_campaigns_of_several_classes_are_started_together(world: World, tmp_path: Path, base: Path) -> None:
+    members(world)
+    fixed = ("create", tmp_path / "out", *CLASSES, "--model", SPEC, "--state", world.operator_state)
+    assert invoke(app, *fixed, "--base", base).exit_code == 0
+    world.coordinator.answers[StartCampaign] = Stored()
+    result = start(world, tmp_path / "out", "--json")
+    assert len(set(json.loads(result.stdout)["campaign_ids"])) == 3
+    signed = [message.campaign for _, message in world.coordinator.asked if isinstance(message, StartCampaign)]
+    opened = [open_document(one, "campaign", Campaign, world.operator.public_key) for one in signed]
+    assert [campaign.device_class for campaign in opened] == ["camera", "meter", "phone"]
 
 
 def test_a_changed_base_is_not_sent(world: World, tmp_path: Path, base: Path) -> None:

@@ -56,13 +56,14 @@ class Trainer:
         self.clock = SimClock()
         self.asked: list[Decision] = []
         self.totals: list[Total | None] = []
+        self.is_retrained = True
         self._model = model
 
     async def _retrain(self, campaign: Campaign, decision: Decision, vote_total: Total | None) -> Retrained:
         assert campaign == CAMPAIGN
         self.asked.append(decision)
         self.totals.append(vote_total)
-        return Retrained(self._model, "5e" * 32 if vote_total else "")
+        return Retrained(self._model, "5e" * 32 if vote_total else "", self.is_retrained)
 
     def run(self, campaign_id: str = CAMPAIGN.campaign_id) -> Ending:
         runner = TrainerRunner(
@@ -133,6 +134,13 @@ def test_a_steered_slim_base_names_the_record_of_its_steering() -> None:
     trainer.run()
     assert trainer.totals == [total]
     assert trainer.published[0].steering_digest == "5e" * 32
+
+
+def test_a_base_that_was_only_pruned_says_so() -> None:
+    trainer = Trainer([OFFER, STORED, STORED, DONE], b"a slim base")
+    trainer.is_retrained = False
+    trainer.run()
+    assert not trainer.published[0].is_retrained
 
 
 def test_every_level_gets_its_own_slim_base() -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from operator_world import World
 
 from prunefleet_edge.backoff import Backoff
 from prunefleet_edge.models import parse_spec
+from prunefleet_edge.ranking import masks_by_order
 from prunefleet_shared.campaign import PLAIN, Campaign, CohortPolicy, Decision, PrivacyTerms, SlimBase
 from prunefleet_shared.document_file import write_document
 from prunefleet_shared.documents import canonical_bytes, digest, open_document, public_bytes, sign_document
@@ -63,7 +65,7 @@ from prunefleet_shared.testing import (
 from prunefleet_trainer import retraining, trainer_cli
 from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign
 from prunefleet_trainer.model_folder import ModelFolder
-from prunefleet_trainer.public import fresh
+from prunefleet_trainer.public import fresh, prune_base
 from prunefleet_trainer.retrain_job import RetrainOrder
 from prunefleet_trainer.retraining import ChildRetraining, RetrainPlan
 from prunefleet_trainer.runner import FOREIGN_REST_S, Retrained, TrainerRunner
@@ -325,6 +327,22 @@ def test_a_child_makes_the_slim_base_and_a_second_trainer_finds_it(
     assert "sending it again" in said[0]
 
 
+def test_without_public_data_the_base_is_pruned_and_not_trained(tmp_path: Path, public: Path, base: Path) -> None:
+    without = replace(plan(tmp_path, public, base), public=None)
+    made = asyncio.run(ChildRetraining(ScriptedLink([]), without, print)(CAMPAIGN, DECISION, Total((1,), 2)))
+    masks = masks_by_order(DECISION.prior, DECISION.widths)
+    assert made == Retrained(prune_base(SPEC, FILES.weights, masks), is_retrained=False)
+    assert retrain(ScriptedLink([]), plan(tmp_path, public, base)) != made.model, "public data that came later are used"
+    again = asyncio.run(ChildRetraining(ScriptedLink([]), without, print)(CAMPAIGN, DECISION, None))
+    assert again == made, "and what they made is not taken for the pruned base"
+
+
+@pytest.mark.parametrize("options", [{}, {"public": "npz:nowhere", "no_public": True}])
+def test_public_data_are_given_or_said_to_be_missing(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="--no-public"):
+        trainer_cli.run_trainer(**options)
+
+
 def test_a_damaged_slim_base_is_made_again(
     tmp_path: Path, public: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,7 +498,7 @@ def test_a_trainer_killed_between_training_and_publishing_trains_nothing_twice(w
     with start_trainer(world, public) as second:
         words = second.communicate(timeout=60)[1]
     assert second.returncode == 0, words
-    assert "was retrained before; sending it again" in words
+    assert "was made before; sending it again" in words
     assert ": retraining" not in words
     (message,) = world.coordinator.messages(PublishSlimBase)
     published = open_document(message.slim_base, "slim_base", SlimBase, world.trainer.public_key)

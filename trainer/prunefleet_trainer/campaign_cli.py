@@ -14,6 +14,7 @@ from prunefleet_shared.roles import Role
 from prunefleet_trainer.create_options import (
     CanaryCohortsOption,
     CanaryOption,
+    ClassOption,
     CombinationOption,
     MaxLossOption,
     MaxWorseOption,
@@ -56,7 +57,7 @@ def join_fleet(
 def create(  # noqa: PLR0913 - one argument per option
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write campaign.json and base.safetensors to.")],
     *,
-    device_class: Annotated[str, typer.Option("--class", help="Whom it is for: 1 to 32 of a-z 0-9 -.")],
+    classes: ClassOption,
     model: Annotated[str, typer.Option(help="ARCHITECTURE/CxHxW/CLASSES, such as resnet8/1x12x12/10.")],
     base: Annotated[Path | None, typer.Option(help="The base's safetensors file.")] = None,
     public: Annotated[str | None, typer.Option(help="Public data (folder:PATH, npz:PATH, …) to train one.")] = None,
@@ -88,12 +89,21 @@ def create(  # noqa: PLR0913 - one argument per option
     as_json: JsonOption = False,
     **decision: Any,
 ) -> None:
-    """Write a signed campaign: its base, layout, cost table, lane table, budgets, rules and privacy terms."""
-    options = {key: value for key, value in (locals() | decision).items() if key not in ("as_json", "decision")}
-    from prunefleet_trainer.create_command import CreateOptions, create_campaign
+    """Write a signed campaign: its base, layout, cost table, lane table, budgets, rules and privacy terms.
 
-    made = create_campaign(CreateOptions(**options), _say)
-    _print(made, as_json=as_json, words=_made_words(made))
+    With several classes, one for each, in folders of OUT named after them.
+    """
+    options = {key: value for key, value in (locals() | decision).items() if key not in ("as_json", "decision")}
+    from prunefleet_trainer.create_command import CreateOptions, create_campaigns
+
+    made = create_campaigns(CreateOptions(**options), _say)
+    _print_made(made, out, as_json=as_json)
+
+
+def _print_made(made: list[dict[str, Any]], out: Path, *, as_json: bool) -> None:
+    document = made[0] if len(made) == 1 else {"campaigns": made}
+    next_step = f"next: prunefleet campaign start {out}"
+    _print(document, as_json=as_json, words="\n".join([*map(_made_words, made), next_step]))
 
 
 def _made_words(made: dict[str, Any]) -> str:
@@ -105,8 +115,7 @@ def _made_words(made: dict[str, Any]) -> str:
         f"{_further_words(made)}"
         f"a vote takes {made['vote_bytes']:,} bytes; privacy mode {made['privacy_mode']}; "
         f"{'steered' if made['is_steered'] else 'not steered'}\n"
-        f"{made['floor']}\n"
-        f"next: prunefleet campaign start {made['folder']}"
+        f"{made['floor']}"
     )
 
 
@@ -120,20 +129,27 @@ def _further_words(made: dict[str, Any]) -> str:
 
 @app.command()
 def start(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Written by `campaign create`.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Written by `campaign create`; of several classes, all are started.")
+    ],
     state: StateOption = None,
     allow_plain: Annotated[
         bool, typer.Option("--allow-plain", help="Let a coordinator on another machine see each contribution.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a campaign, upload its base, and start it."""
+    """Check a campaign, upload its base, and start it; those of several classes one after the other."""
     import asyncio
 
+    from prunefleet_trainer.campaign_folder import campaign_folders
     from prunefleet_trainer.operator_commands import start_from_folder
 
-    campaign_id = asyncio.run(start_from_folder(folder, _state(state), _say, allow_plain=allow_plain))
-    _print({"campaign_id": campaign_id}, as_json=as_json, words=f"campaign {campaign_id} is started")
+    started = [
+        asyncio.run(start_from_folder(one, _state(state), _say, allow_plain=allow_plain))
+        for one in campaign_folders(folder)
+    ]
+    document = {"campaign_id": started[0]} if len(started) == 1 else {"campaign_ids": started}
+    _print(document, as_json=as_json, words="\n".join(f"campaign {one} is started" for one in started))
 
 
 @app.command()

@@ -16,6 +16,7 @@ from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.campaign import Campaign, CohortPolicy, PrivacyTerms
 from prunefleet_shared.decision_rules import DEFAULT_RULES, DecisionRules
 from prunefleet_shared.errors import ConfigError, InputError
+from prunefleet_shared.gate_terms import DEFAULT_GATE, GateTerms
 from prunefleet_shared.limits import NO_LIMITS, Limits
 from prunefleet_shared.noise_terms import NoiseWish
 from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign, with_latency
@@ -58,6 +59,7 @@ class CampaignWish:
         rules: How a decision follows from the votes.
         limits: What every choice of widths must leave.
         acceptance: By what decisions are judged; None: nothing is.
+        gate: What devices set the fleet's network against.
     """
 
     device_class: str
@@ -78,6 +80,7 @@ class CampaignWish:
     rules: DecisionRules = DEFAULT_RULES
     limits: Limits = NO_LIMITS
     acceptance: Acceptance | None = None
+    gate: GateTerms = DEFAULT_GATE
 
 
 def check_cohort(cohort: CohortPolicy) -> CohortPolicy:
@@ -165,6 +168,7 @@ def make_document(
         rules=wish.rules,
         limits=wish.limits,
         acceptance=wish.acceptance,
+        gate=wish.gate,
     )
 
 

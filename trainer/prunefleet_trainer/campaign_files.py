@@ -27,6 +27,7 @@ from prunefleet_shared.campaign import Campaign, CohortPolicy, Level, PrivacyTer
 from prunefleet_shared.decision_rules import DEFAULT_RULES, DecisionRules, why_rules_impossible
 from prunefleet_shared.documents import digest
 from prunefleet_shared.errors import ConfigError
+from prunefleet_shared.gate_terms import DEFAULT_GATE, GateTerms
 from prunefleet_shared.layout import MAX_LEVELS, CostTable, Layout, WidthCost, option_for_width
 from prunefleet_shared.limits import NO_LIMITS, Limits, why_unreachable
 from prunefleet_shared.masks import BoolArray, FloatArray, descending_order
@@ -130,6 +131,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
     rules: DecisionRules = DEFAULT_RULES,
     limits: Limits = NO_LIMITS,
     acceptance: Acceptance | None = None,
+    gate: GateTerms = DEFAULT_GATE,
 ) -> Campaign:
     """The campaign document, to be signed.
 
@@ -148,11 +150,11 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
         rules: How a decision follows from the votes.
         limits: What every choice of widths must leave.
         acceptance: By what its decisions are judged; None: nothing is.
+        gate: What devices set the fleet's network against.
 
     Raises:
         ConfigError: Levels, units, rules or limits are out of range, or cannot be met (the operator's to mend).
     """
-    _check_levels(levels_permille)
     campaign = Campaign(
         campaign_id=campaign_id,
         device_class=device_class,
@@ -161,7 +163,7 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
         base_digest=digest(files.weights),
         layout=files.layout,
         cost_table=files.table(budget_unit),
-        levels=tuple(_level(permille, files, budget_unit, further_budgets) for permille in levels_permille),
+        levels=_levels(levels_permille, files, budget_unit, further_budgets),
         public_order=files.public_order,
         cohort=cohort,
         decision_key=decision_key.hex(),
@@ -171,18 +173,22 @@ def make_campaign(  # noqa: PLR0913 - the terms of a campaign, by name
         further_tables=tuple(files.table(wish.unit) for wish in further_budgets),
         limits=limits,
         acceptance=acceptance,
+        gate=gate,
     )
     _check_reachable(campaign)
     return replace(campaign, public_options=_public_options(campaign, files.l1_scores_C))
 
 
-def _check_levels(levels_permille: Sequence[int]) -> None:
+def _levels(
+    levels_permille: Sequence[int], files: BaseFiles, budget_unit: str, further: Sequence[BudgetWish]
+) -> tuple[Level, ...]:
     falling = all(a > b for a, b in itertools.pairwise(levels_permille))
     if not 1 <= len(levels_permille) <= MAX_LEVELS or not falling or not all(0 < p < 1000 for p in levels_permille):
         msg = (
             f"levels: expected 1 to {MAX_LEVELS} falling fractions between 0 and 1, got {list(levels_permille)} / 1000"
         )
         raise ConfigError(msg)
+    return tuple(_level(permille, files, budget_unit, further) for permille in levels_permille)
 
 
 def _level(permille: int, files: BaseFiles, budget_unit: str, further: Sequence[BudgetWish]) -> Level:

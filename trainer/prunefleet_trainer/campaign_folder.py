@@ -4,6 +4,8 @@
 
     DIR/campaign.json       signed by the operator
     DIR/base.safetensors    of the digest that the campaign names
+
+Of campaigns that were made together, one for each device class, each is a folder ``DIR/CLASS``.
 """
 
 from __future__ import annotations
@@ -28,6 +30,13 @@ class CampaignFiles:
     signed: SignedDocument
     campaign: Campaign
     base: bytes
+
+
+def campaign_folders(folder: Path) -> list[Path]:
+    """``folder`` itself if it holds a campaign; else the folders in it that do, one for each class, by name."""
+    if (folder / CAMPAIGN_FILE).exists():
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{CAMPAIGN_FILE}")) or [folder]
 
 
 def check_free(folder: Path) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,13 @@ from prunefleet_shared.decision_rules import DecisionRules
 from prunefleet_shared.documents import public_bytes, sign_document
 from prunefleet_shared.durations import parse_duration_s
 from prunefleet_shared.errors import ConfigError, InputError
+from prunefleet_shared.gate_terms import GateTerms
 from prunefleet_shared.identity_folder import default_state, load_identity
 from prunefleet_shared.limits import Limits
 from prunefleet_shared.noise_terms import NoiseWish
 from prunefleet_shared.roles import Role
 from prunefleet_trainer.campaign_folder import check_free, write_campaign
+from prunefleet_trainer.class_levels import ClassLevels, parse_classes
 from prunefleet_trainer.decision_options import parse_budgets, parse_limits, parse_rules
 from prunefleet_trainer.membership import PatientLink, member_link
 from prunefleet_trainer.operator_calls import choose_key, list_members
@@ -31,7 +32,6 @@ from prunefleet_trainer.recipe_name import RecipeName
 
 MIN_DEVICES_IN_SUM = 3
 """A sum over two tells each the other's vector."""
-_DEVICE_CLASS = re.compile(r"[a-z0-9-]{1,32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class CreateOptions:
     """The options of ``campaign create``, each under its own name; the command's help says what they are."""
 
     out: Path
-    device_class: str
+    classes: list[str]
     model: str
     base: Path | None
     public: str | None
@@ -79,6 +79,7 @@ class CreateOptions:
     round_to: int
     skip: list[str] | None
     tie: list[str] | None
+    gate_alternative: str
 
     @property
     def folder(self) -> Path:
@@ -155,8 +156,10 @@ class CreateOptions:
         return parse_limits(self.min_keep, self.round_to, self.skip, self.tie)
 
 
-def create_campaign(options: CreateOptions, say: Callable[[str], None]) -> dict[str, Any]:
-    """Make, sign and write a campaign; returns its facts.
+def create_campaigns(options: CreateOptions, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Make, sign and write a campaign for each class, all of one base; returns their facts.
+
+    A single class's folder is ``options.out`` itself, of several each is a folder in it.
 
     Args:
         options: The command's.
@@ -168,18 +171,19 @@ def create_campaign(options: CreateOptions, say: Callable[[str], None]) -> dict[
         RemoteProtocolError: The authority refused.
         CarrierError: It cannot be reached.
     """
-    check_free(options.out)
-    _check_words(options.device_class, options.privacy)
+    folders = _folders(options)
+    check_privacy_mode(options.privacy)
     signing_key = load_identity(options.folder, Role.OPERATOR).signing_key
-    permilles, policy = parse_levels(options.levels), options.policy
+    policy = options.policy
     from prunefleet_trainer.campaign_create import CampaignWish, check_cohort, make_base, make_document
 
+    first = next(iter(folders))
     wish = CampaignWish(
-        options.device_class,
+        first.device_class,
         options.model,
         options.base,
         options.public,
-        permilles,
+        first.levels_permille,
         check_cohort(policy),
         options.terms,
         options.noise,
@@ -193,39 +197,41 @@ def create_campaign(options: CreateOptions, say: Callable[[str], None]) -> dict[
         options.rules,
         options.limits,
         options.acceptance,
+        GateTerms(options.gate_alternative),
     )
     keys = asyncio.run(_keys(options))
-    files = make_base(wish, say)
-    campaign = make_document(
-        wish, files, campaign_id=secrets.token_hex(16), decision_key=keys[0], slim_base_key=keys[1]
-    )
-    write_campaign(options.out, sign_document("campaign", campaign, signing_key), files.weights)
-    return _facts(campaign, options.out)
+    files, campaigns = make_base(wish, say), {}
+    for one, folder in folders.items():
+        asked = replace(wish, device_class=one.device_class, levels_permille=one.levels_permille)
+        campaigns[folder] = make_document(
+            asked, files, campaign_id=secrets.token_hex(16), decision_key=keys[0], slim_base_key=keys[1]
+        )
+    for folder, campaign in campaigns.items():  # once all of them are known to be possible
+        write_campaign(folder, sign_document("campaign", campaign, signing_key), files.weights)
+    return [_facts(campaign, folder) for folder, campaign in campaigns.items()]
 
 
-def _check_words(device_class: str, privacy: str) -> None:
-    if not _DEVICE_CLASS.fullmatch(device_class):
-        msg = f"--class: expected 1 to 32 of a-z 0-9 -, got {device_class!r}"
+def _folders(options: CreateOptions) -> dict[ClassLevels, Path]:
+    classes = parse_classes(options.classes, options.levels)
+    if len(classes) > 1 and options.profile is not None:
+        msg = "--profile: was measured on a device of one class; create the campaigns of other classes by themselves"
         raise ConfigError(msg)
+    is_one = len(classes) == 1
+    folders = {one: options.out if is_one else options.out / one.device_class for one in classes}
+    for folder in (options.out, *folders.values()):
+        check_free(folder)
+    return folders
+
+
+def check_privacy_mode(privacy: str) -> None:
+    """Refuse a mode that there is not.
+
+    Raises:
+        ConfigError: There is none of this name (the user's to mend).
+    """
     if privacy not in PRIVACY_MODES:
         msg = f"--privacy: expected one of {', '.join(PRIVACY_MODES)}, got {privacy!r}"
         raise ConfigError(msg)
-
-
-def parse_levels(text: str) -> tuple[int, ...]:
-    """Levels in thousandths from fractions separated by commas, such as ``0.4,0.2``.
-
-    Raises:
-        ConfigError: Not numbers, or not whole thousandths between 0 and 1 (the user's to mend).
-    """
-    try:
-        permilles = [1000 * float(part) for part in text.split(",")]
-    except ValueError:
-        permilles = [-1.0]
-    if not all(0 < permille < 1000 and abs(permille - round(permille)) < 1e-6 for permille in permilles):
-        msg = f"--levels: expected fractions between 0 and 1 of at most three digits, such as 0.4,0.2; got {text!r}"
-        raise ConfigError(msg)
-    return tuple(round(permille) for permille in permilles)
 
 
 async def _keys(options: CreateOptions) -> tuple[bytes, bytes]:
@@ -294,5 +300,6 @@ def _facts(campaign: Campaign, folder: Path) -> dict[str, Any]:
         ],
         "rules": asdict(campaign.rules),
         "floor": _floor_words(campaign.acceptance),
+        "gate_alternative": campaign.gate.alternative,
         "vote_bytes": campaign.vote_lanes.packed_bytes,
     }

@@ -6,6 +6,14 @@ from typing import Annotated
 
 import typer
 
+ClassOption = Annotated[
+    list[str],
+    typer.Option(
+        "--class",
+        metavar="CLASS[=LEVELS]",
+        help="Whom it is for: 1 to 32 of a-z 0-9 -; again for more classes, each a campaign: --class phone=0.5,0.25.",
+    ),
+]
 CombinationOption = Annotated[
     str, typer.Option(help="How cohorts' sums become one: sum; median or trimmed_mean stand a few bad cohorts.")
 ]

@@ -13,6 +13,7 @@ import typer
 from prunefleet_edge.byte_sizes import parse_bytes
 from prunefleet_shared.decision_rules import DecisionRules, why_rules_impossible
 from prunefleet_shared.errors import ConfigError
+from prunefleet_shared.gate_terms import OWN
 from prunefleet_shared.limits import Limits
 
 MACS, PARAMETERS, TRAINING_MEMORY, LATENCY = "macs", "parameters", "training-memory", "latency"
@@ -61,6 +62,12 @@ def decision_options(  # noqa: PLR0913 - one argument per option
     tie: Annotated[
         list[str] | None, typer.Option(help="Groups of one width, with commas between; again for more such sets.")
     ] = None,
+    gate_alternative: Annotated[
+        str,
+        typer.Option(
+            help="What devices hold the fleet's network against: own; fleet_widths, for one artefact for all."
+        ),
+    ] = OWN,
     steering: Annotated[
         bool, typer.Option(help="Ask for lift masks, which say what the fleet sees; needs --public.")
     ] = True,

@@ -71,6 +71,29 @@ def labelled_by(base: nn.Module, public: Samples) -> Samples:
     return Samples(public.images, torch.cat(answers))
 
 
+def prune_base(
+    model: str,
+    base: bytes,
+    masks: Sequence[BoolArray],
+    *,
+    layout: Layout | None = None,
+    allowed_code: Collection[str] = (),
+) -> bytes:
+    """The base pruned to ``masks`` and not retrained: all that can be done without public data.
+
+    Arguments, result and errors are those of :func:`retrain_slim_base`.
+    """
+    return save_weights(_pruned(model, base, masks, layout, allowed_code))
+
+
+def _pruned(
+    model: str, base: bytes, masks: Sequence[BoolArray], layout: Layout | None, allowed_code: Collection[str]
+) -> nn.Module:
+    spec = parse_spec(model)
+    dense, example = load_weights(build(spec, allowed_code), base, "base model"), example_input(spec)
+    return slim(dense, example, masks, trace(dense, example).as_in(layout) if layout else None)
+
+
 def retrain_slim_base(  # noqa: PLR0913 - all that a slim base follows from
     model: str,
     base: bytes,
@@ -101,9 +124,7 @@ def retrain_slim_base(  # noqa: PLR0913 - all that a slim base follows from
     Returns:
         The slim network's weights, safetensors.
     """
-    spec = parse_spec(model)
-    dense, example = load_weights(build(spec, allowed_code), base, "base model"), example_input(spec)
-    small = slim(dense, example, masks, trace(dense, example).as_in(layout) if layout else None)
+    small = _pruned(model, base, masks, layout, allowed_code)
     samples = public if draw_weights is None else _draw(public, draw_weights, seed)
     return save_weights(train(small, samples, recipe, seed, on_epoch))
 

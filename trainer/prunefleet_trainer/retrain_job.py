@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from prunefleet_edge.data import Samples
+    from prunefleet_shared.masks import BoolArray
 
 TELL_S = 5.0
 """Least time between two lines of progress."""
@@ -43,7 +44,7 @@ class RetrainOrder:
         campaign: The campaign's JSON.
         decision: The decision's JSON.
         base: Path of the base's safetensors file.
-        public: The data, as ``data_source.load_source`` reads it.
+        public: The data, as ``data_source.load_source`` reads it; empty: there are none, and the base is only pruned.
         recipe: Name of the recipe.
         epochs: Passes over the data, at most; 0 leaves the recipe's.
         threads: torch's.
@@ -91,27 +92,38 @@ def retrain(order: RetrainOrder) -> Path:
     Raises:
         InputError: Data or base cannot be used (the user's to mend).
     """
-    from prunefleet_edge.data_source import load_source
-    from prunefleet_edge.models import parse_spec
     from prunefleet_edge.ranking import masks_by_order
-    from prunefleet_edge.work import load_base
-    from prunefleet_trainer.public import labelled_by, retrain_slim_base
-    from prunefleet_trainer.recipes import public_recipes
+    from prunefleet_trainer.public import prune_base
 
     use_threads(order.threads)
     campaign = read_document(order.campaign.encode(), Campaign)
     decision = read_document(order.decision.encode(), Decision)
+    masks, base = masks_by_order(decision.prior, decision.widths), _read_base(Path(order.base))
+    if order.public:
+        model = _retrained(order, campaign, decision, base, masks)
+    else:
+        model = prune_base(campaign.model, base, masks, layout=campaign.layout, allowed_code=order.allowed_code)
+    return ModelFolder(Path(order.cache)).save(decision.fingerprint, model)
+
+
+def _retrained(
+    order: RetrainOrder, campaign: Campaign, decision: Decision, base: bytes, masks: Sequence[BoolArray]
+) -> bytes:
+    from prunefleet_edge.data_source import load_source
+    from prunefleet_edge.models import parse_spec
+    from prunefleet_edge.work import load_base
+    from prunefleet_trainer.public import labelled_by, retrain_slim_base
+    from prunefleet_trainer.recipes import public_recipes
+
     spec = parse_spec(campaign.model)
-    base = _read_base(Path(order.base))
     public = load_source(order.public, spec, "trainer").samples
     if order.is_unlabelled:
         public = labelled_by(load_base(campaign, base, order.allowed_code), public)
     recipe = public_recipes(RecipeName(order.recipe), spec).with_epochs(order.epochs or None).slim_base
-    masks = masks_by_order(decision.prior, decision.widths)
     weights_N = _steered(order, campaign, decision, base, public)
     tell = epoch_teller(f"retraining level {decision.level + 1} on {len(public)} public images", recipe.epochs)
     seed = int(decision.fingerprint[:8], 16)  # the same decision and data give the same slim base
-    model = retrain_slim_base(
+    return retrain_slim_base(
         campaign.model,
         base,
         masks,
@@ -123,7 +135,6 @@ def retrain(order: RetrainOrder) -> Path:
         layout=campaign.layout,
         allowed_code=order.allowed_code,
     )
-    return ModelFolder(Path(order.cache)).save(decision.fingerprint, model)
 
 
 def _steered(

@@ -29,6 +29,8 @@ MAX_RETRAIN_S = 48 * 3600.0
 """Longest time that a retraining may take."""
 RECORD_PREFIX = "steering-"
 """Records of how slim bases were steered, by the decision's fingerprint."""
+RETRAINED, PRUNED = "slim_bases", "pruned_bases"
+"""Folders of finished models."""
 STOP_S = 5.0
 """Time a child has to end before it is killed."""
 
@@ -38,7 +40,7 @@ class RetrainPlan:
     """How slim bases are made.
 
     Attributes:
-        public: The public data, as ``data_source.load_source`` reads it.
+        public: The public data, as ``data_source.load_source`` reads it; None: there are none, bases are only pruned.
         state: Folder of the caches.
         base: A base's safetensors file; used for campaigns of its digest.
         recipe: Which recipe.
@@ -48,7 +50,7 @@ class RetrainPlan:
         is_unlabelled: Whether the base's own answers take the place of the data's labels.
     """
 
-    public: str
+    public: str | None
     state: Path
     base: Path | None = None
     recipe: RecipeName = RecipeName.AUTO
@@ -72,7 +74,9 @@ class ChildRetraining:
         self._plan = plan
         self._say = say
         self._bases = ModelFolder(plan.state / "bases")
-        self._slim_bases = ModelFolder(plan.state / "slim_bases")
+        # Apart, so that public data which came later are used, and pruned bases are not taken for retrained ones.
+        self._cache = plan.state / (PRUNED if plan.public is None else RETRAINED)
+        self._slim_bases = ModelFolder(self._cache)
 
     async def __call__(self, campaign: Campaign, decision: Decision, vote_total: Total | None) -> Retrained:
         """The slim base of ``decision``, steered by ``vote_total``.
@@ -85,18 +89,24 @@ class ChildRetraining:
         """
         finished = self._finished(decision, vote_total)
         if finished:
-            self._say(f"level {decision.level + 1} was retrained before; sending it again")
+            self._say(f"level {decision.level + 1} was made before; sending it again")
             return finished
         base = await self._base(campaign)
-        self._say(f"campaign {campaign.campaign_id[:8]}, level {decision.level + 1}: retraining")
+        self._say(f"campaign {campaign.campaign_id[:8]}, level {decision.level + 1}: {self._what()}")
         await _run_child(self._write_order(campaign, decision, base, vote_total))
         finished = self._finished(decision, vote_total)
         if finished is None:
-            msg = f"retraining level {decision.level + 1} left no model in {self._plan.state}; is the disk full?"
+            msg = f"{self._what()} level {decision.level + 1} left no model in {self._plan.state}; is the disk full?"
             raise InputError(msg)
         return finished
 
+    def _what(self) -> str:
+        return "pruning, without public data" if self._plan.public is None else "retraining"
+
     def _finished(self, decision: Decision, vote_total: Total | None) -> Retrained | None:
+        if self._plan.public is None:
+            pruned = self._slim_bases.path(decision.fingerprint)
+            return None if pruned is None else Retrained(pruned.read_bytes(), is_retrained=False)
         path, record = self._slim_bases.path(decision.fingerprint), self._record_path(decision)
         if path is None or (vote_total is not None and not record.exists()):
             return None
@@ -132,11 +142,11 @@ class ChildRetraining:
             campaign=canonical_bytes(campaign).decode(),
             decision=canonical_bytes(decision).decode(),
             base=str(base),
-            public=self._plan.public,
+            public=self._plan.public or "",
             recipe=self._plan.recipe,
             epochs=self._plan.epochs or 0,
             threads=self._plan.threads,
-            cache=str(self._plan.state / "slim_bases"),
+            cache=str(self._cache),
             allowed_code=self._plan.allowed_code,
             vote_total="" if vote_total is None else canonical_bytes(vote_total).decode(),
             steering_record=str(self._record_path(decision)),

@@ -1,4 +1,4 @@
-"""The trainer's life: wait for a decision, prune and retrain, sign, publish, wait for the next.
+"""The trainer's life: wait for a decision, prune and (with public data) retrain, sign, publish, wait for the next.
 
 The work itself (``retrain``) is passed in, so that it can run in another process. While it runs, the coordinator is
 asked now and then whether its result is still wanted, so that stopping a campaign stops the trainer too.
@@ -35,10 +35,12 @@ class Retrained:
     Attributes:
         model: The slim base, safetensors.
         steering_digest: Of the record of how it was steered (``steering_record``); empty if it was not.
+        is_retrained: False where there were no public data: the base is only pruned.
     """
 
     model: bytes
     steering_digest: str = ""
+    is_retrained: bool = True
 
 
 Retrain = Callable[[Campaign, Decision, Total | None], Awaitable[Retrained]]
@@ -176,6 +178,7 @@ class TrainerRunner:
             name,
             len(retrained.model),
             retrained.steering_digest,
+            retrained.is_retrained,
         )
         await self._link.call(PublishSlimBase(sign_document("slim_base", slim_base, self._signing_key)))
         return slim_base

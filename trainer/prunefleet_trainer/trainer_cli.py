@@ -48,7 +48,12 @@ def join_fleet(token: TokenArgument = None, state: StateOption = None, token_dir
 @app.command("run")
 def run_trainer(  # noqa: PLR0913 - one argument per option
     *,
-    public: Annotated[str, typer.Option(help="Public data: folder:PATH, npz:PATH, or digits:public.")],
+    public: Annotated[
+        str | None, typer.Option("--public", help="Public data: folder:PATH, npz:PATH, or digits:public.")
+    ] = None,
+    no_public: Annotated[
+        bool, typer.Option("--no-public", help="There are none: only prune the base; devices blend, and fine-tune.")
+    ] = False,
     base: Annotated[Path | None, typer.Option(help="The base's safetensors file; else it is fetched.")] = None,
     state: StateOption = None,
     token_dir: TokenDirOption = None,
@@ -70,7 +75,11 @@ def run_trainer(  # noqa: PLR0913 - one argument per option
     from prunefleet_trainer.retraining import RetrainPlan
 
     folder = state or default_state(Role.TRAINER)
-    _check_source(public)
+    if (public is None) != no_public:
+        msg = "expected --public SOURCE, or --no-public where there are no public data to retrain on"
+        raise ConfigError(msg)
+    if public is not None:
+        _check_source(public)
     if token_dir:
         join(Role.TRAINER, None, token_dir, folder)
     with suppress(asyncio.CancelledError):  # ended by a signal: an ordinary end

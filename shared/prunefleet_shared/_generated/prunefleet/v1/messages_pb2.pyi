@@ -22,6 +22,7 @@ class Readiness(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     READINESS_BUSY: _ClassVar[Readiness]
     READINESS_NO_MEMORY: _ClassVar[Readiness]
     READINESS_LOW_POWER: _ClassVar[Readiness]
+    READINESS_NO_DATA: _ClassVar[Readiness]
 
 class SessionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -109,6 +110,7 @@ READINESS_READY: Readiness
 READINESS_BUSY: Readiness
 READINESS_NO_MEMORY: Readiness
 READINESS_LOW_POWER: Readiness
+READINESS_NO_DATA: Readiness
 SESSION_KIND_UNSPECIFIED: SessionKind
 SESSION_KIND_VOTE: SessionKind
 SESSION_KIND_OUTCOME: SessionKind
@@ -221,28 +223,32 @@ class FetchModelResponse(_message.Message):
     def __init__(self, total_bytes: _Optional[int] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class CheckInRequest(_message.Message):
-    __slots__ = ("campaign_id", "layout_fingerprint", "readiness", "rulings_heard")
+    __slots__ = ("campaign_id", "layout_fingerprint", "readiness", "rulings_heard", "slim_base_heard")
     CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     READINESS_FIELD_NUMBER: _ClassVar[int]
     RULINGS_HEARD_FIELD_NUMBER: _ClassVar[int]
+    SLIM_BASE_HEARD_FIELD_NUMBER: _ClassVar[int]
     campaign_id: bytes
     layout_fingerprint: bytes
     readiness: Readiness
     rulings_heard: int
-    def __init__(self, campaign_id: _Optional[bytes] = ..., layout_fingerprint: _Optional[bytes] = ..., readiness: _Optional[_Union[Readiness, str]] = ..., rulings_heard: _Optional[int] = ...) -> None: ...
+    slim_base_heard: int
+    def __init__(self, campaign_id: _Optional[bytes] = ..., layout_fingerprint: _Optional[bytes] = ..., readiness: _Optional[_Union[Readiness, str]] = ..., rulings_heard: _Optional[int] = ..., slim_base_heard: _Optional[int] = ...) -> None: ...
 
 class CheckInResponse(_message.Message):
-    __slots__ = ("invitation", "come_back", "campaign_ended", "ruling")
+    __slots__ = ("invitation", "come_back", "campaign_ended", "ruling", "slim_base")
     INVITATION_FIELD_NUMBER: _ClassVar[int]
     COME_BACK_FIELD_NUMBER: _ClassVar[int]
     CAMPAIGN_ENDED_FIELD_NUMBER: _ClassVar[int]
     RULING_FIELD_NUMBER: _ClassVar[int]
+    SLIM_BASE_FIELD_NUMBER: _ClassVar[int]
     invitation: Invitation
     come_back: ComeBack
     campaign_ended: CampaignEnded
     ruling: RulingOffer
-    def __init__(self, invitation: _Optional[_Union[Invitation, _Mapping]] = ..., come_back: _Optional[_Union[ComeBack, _Mapping]] = ..., campaign_ended: _Optional[_Union[CampaignEnded, _Mapping]] = ..., ruling: _Optional[_Union[RulingOffer, _Mapping]] = ...) -> None: ...
+    slim_base: SlimBaseOffer
+    def __init__(self, invitation: _Optional[_Union[Invitation, _Mapping]] = ..., come_back: _Optional[_Union[ComeBack, _Mapping]] = ..., campaign_ended: _Optional[_Union[CampaignEnded, _Mapping]] = ..., ruling: _Optional[_Union[RulingOffer, _Mapping]] = ..., slim_base: _Optional[_Union[SlimBaseOffer, _Mapping]] = ...) -> None: ...
 
 class Invitation(_message.Message):
     __slots__ = ("session_id", "kind", "level", "attempt", "remaining_ms", "decision", "slim_base")
@@ -285,6 +291,14 @@ class RulingOffer(_message.Message):
     decision: SignedDocument
     slim_base: SignedDocument
     def __init__(self, ruling: _Optional[_Union[SignedDocument, _Mapping]] = ..., decision: _Optional[_Union[SignedDocument, _Mapping]] = ..., slim_base: _Optional[_Union[SignedDocument, _Mapping]] = ...) -> None: ...
+
+class SlimBaseOffer(_message.Message):
+    __slots__ = ("decision", "slim_base")
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    SLIM_BASE_FIELD_NUMBER: _ClassVar[int]
+    decision: SignedDocument
+    slim_base: SignedDocument
+    def __init__(self, decision: _Optional[_Union[SignedDocument, _Mapping]] = ..., slim_base: _Optional[_Union[SignedDocument, _Mapping]] = ...) -> None: ...
 
 class ContributeRequest(_message.Message):
     __slots__ = ("session_id", "payload")
