@@ -35,8 +35,7 @@ import fleet_summary
 import numpy as np
 import typer
 from cifar100 import load_cifar100, spec_of
-from fleet_jobs import Job, Slim, device_job, slim_job, start_worker, vote_job
-from fleet_world import (
+from fleet_cases import (
     MAX_IMAGES_PER_CLASS,
     NET,
     NUM_CLASSES,
@@ -47,6 +46,7 @@ from fleet_world import (
     holdings,
     public_of,
 )
+from fleet_jobs import Job, Slim, device_job, slim_job, start_worker, vote_job
 from result_file import RESULTS, ResultFile, Row, cache_folder
 
 from prunefleet_coordinator.aggregation import decide

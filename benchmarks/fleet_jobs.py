@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cifar100 import load_cifar100
-from fleet_world import LOCAL, Case, data_of, public_of
+from fleet_cases import LOCAL, Case, data_of, public_of
 from result_file import Row
 
 from prunefleet_edge import work
