@@ -114,7 +114,8 @@ def base_of(case: Case) -> nn.Module:
     if case.name != "lacking":
         return load_base(NET, cache_folder())
     path = cache_folder() / f"fleet-base-lacking-seed{case.seed}.safetensors"
-    model = with_normalisation(fresh(spec_of(NET), case.seed), fresh(spec_of(NET), case.seed).net.state_dict())
+    model = fresh(spec_of(NET), case.seed)
+    with_normalisation(model, model.net.state_dict())
     if path.exists():
         return load_weights(model, path.read_bytes(), str(path)).eval()
     recipe = replace(IMAGES.base, epochs=BASE_EPOCHS, is_channels_last=True)

@@ -129,9 +129,13 @@ def test_a_campaign_that_does_not_steer_asks_for_no_lift_mask() -> None:
     assert prepare_vote(silent, FILES.weights, own, options).lifts_C is None
 
 
-def test_a_lift_mask_says_nothing_of_what_public_data_use_as_much() -> None:
-    """Two fleets, one sum each: the lift masks differ although the network and the usual use are the same."""
-    assert fleet_total((0, 2)).lanes != fleet_total((3, 5)).lanes
+def test_another_fleet_is_found_to_see_other_classes() -> None:
+    """The same network, the same terms, the same way to ask: what the sum says must come from the images."""
+    total = fleet_total((0, 3))
+    found = steer(CAMPAIGN, decide(CAMPAIGN, total, 0), total, FILES.weights, PUBLIC)
+    assert found is not None
+    weights = found.record.mixture.weights_ppm
+    assert weights[0] + weights[3] > 0.6 * PPM > 2 * (weights[1] + weights[4])
 
 
 def test_use_is_linear_in_the_images() -> None:
