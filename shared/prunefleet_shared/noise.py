@@ -19,10 +19,11 @@ its roster survived, and only so many collude and know their own noise; so at le
 unknown to anybody, and each is one part in that many of what the sum needs. The rest is too much, the price of not
 trusting everybody: with m the fewest devices allowed and n in the sum, 2n/m times the variance needed, about.
 
-**Several blocks at once.** A vector falls into *parts*: all graded masks; all lift masks; all width votes of one level;
-each block of an outcome. A part b with sensitivity D_b gets the standard deviation z * D_b * sqrt(P), with P parts. Divergences of
-independent lanes add up, so a whole sum is as private as one Gaussian mechanism with noise multiplier z:
-sum over b of D_b² / (z * D_b * sqrt(P))² = 1 / z². Source: Dong, Roth and Su, "Gaussian Differential Privacy", 2022.
+**Several blocks at once.** A vector falls into *parts*: all graded masks; all lift masks; all width votes of one
+level; each block of an outcome. A part b with sensitivity D_b gets the standard deviation z * D_b * sqrt(P), with P
+parts. Divergences of independent lanes add up, so a whole sum is as private as one Gaussian mechanism with noise
+multiplier z: sum over b of D_b² / (z * D_b * sqrt(P))² = 1 / z². Source: Dong, Roth and Su, "Gaussian Differential
+Privacy", 2022.
 
 All variances are integers, in thousandths and rounded up: every device, and a decision replayed years later, must get
 the same ones.

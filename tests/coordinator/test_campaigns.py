@@ -2,33 +2,38 @@
 
 import asyncio
 import contextlib
-import sys
 from dataclasses import replace
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from campaigns_house import (
+    CAMERA,
+    DOORBELL,
+    OPERATOR,
+    OPERATOR_KEY,
+    OPERATOR_PUBLIC,
+    SLIM_MODEL,
+    STRANGER_KEY,
+    TRAINER,
+    House,
+    campaign_for,
+    check_in,
+    refused,
+)
 
 from prunefleet_coordinator.campaigns import NO_CAMPAIGN_MS, Campaigns
 from prunefleet_coordinator.store import MemoryStore, SqlStore
 from prunefleet_coordinator.testing import (
     BASE_MODEL,
-    FakeClock,
-    counting_ids,
-    outcome_payload,
-    small_campaign,
     vote_payload,
 )
-from prunefleet_shared import wire
-from prunefleet_shared.acceptance import Acceptance, Ruling, RulingReason
-from prunefleet_shared.campaign import SUM, Campaign, CohortPolicy, Decision, Level, PrivacyTerms, SlimBase
-from prunefleet_shared.documents import SignedDocument, digest, open_document, public_bytes, sign_document
-from prunefleet_shared.errors import CarrierError, ConfigError, RejectReason, RemoteProtocolError
+from prunefleet_shared.campaign import SUM, CohortPolicy, PrivacyTerms
+from prunefleet_shared.documents import SignedDocument, digest, public_bytes, sign_document
+from prunefleet_shared.errors import CarrierError, ConfigError, RejectReason
 from prunefleet_shared.messages import (
     AwaitDecision,
     Awaited,
     CampaignEnded,
     CampaignOffer,
-    CheckIn,
     ComeBack,
     Contribute,
     ContributionCounted,
@@ -39,256 +44,20 @@ from prunefleet_shared.messages import (
     FetchModel,
     GetCampaign,
     GetStatus,
-    Invitation,
     Peer,
     Phase,
     PublishSlimBase,
     Readiness,
     Role,
-    SessionKind,
     StartCampaign,
     Stored,
     UploadModel,
 )
-from prunefleet_shared.testing import COORDINATOR_KEY, TRAINER_KEY
-
-OPERATOR_KEY = ec.derive_private_key(17, ec.SECP256R1())
-OPERATOR_PUBLIC = public_bytes(OPERATOR_KEY.public_key())
-STRANGER_KEY = ec.derive_private_key(19, ec.SECP256R1())
-OPERATOR, TRAINER = Peer("boss", Role.OPERATOR), Peer("trainer", Role.TRAINER)
-SLIM_MODEL = b"a slim model"
-COHORT = CohortPolicy(size=2, quorum=1, deadline_ms=60_000)
-
-
-def campaign_for(device_class, number=1, **changes):
-    return small_campaign(
-        campaign_id=digest(f"{device_class} {number}".encode())[:32],
-        device_class=device_class,
-        cohort=COHORT,
-        **changes,
-    )
-
-
-CAMERA, DOORBELL = campaign_for("camera"), campaign_for("doorbell")
-
-
-class House:
-    """A coordinator of campaigns with its store, and peers that speak to it one message at a time."""
-
-    def __init__(self, store=None, poll_s=0.0):
-        self.store = store or MemoryStore()
-        self.clock, self.ids, self.poll_s = FakeClock(1000.0), counting_ids(), poll_s
-        self.operator_keys, self.num_learned, self.told = [OPERATOR_PUBLIC], 0, []
-        self.allow_plain, self.gain_over_dense = True, 0.0
-        self.restart()
-
-    def restart(self):
-        self.campaigns = Campaigns(
-            self.store,
-            self.store,
-            operator_keys=lambda: self.operator_keys,
-            signing_key=COORDINATOR_KEY,
-            clock=self.clock,
-            new_session_id=self.ids,
-            poll_s=self.poll_s,
-            deny_list_age_ms=lambda: 7,
-            authority_is_built_in=True,
-            on_event=lambda *told: self.told.append(told),
-            learn_operators=self.learn,
-            allow_plain=self.allow_plain,
-        )
-        return self
-
-    async def learn(self):
-        self.num_learned += 1
-
-    def say(self, peer, message):
-        answer = asyncio.run(self.campaigns.handle(peer, message))
-        method = wire.method_of(message).path
-        assert wire.decode_down(method, wire.encode_down(method, answer)) == answer  # it goes over the wire
-        return answer
-
-    def device(self, number, message):
-        return self.say(Peer(f"device-{number}", Role.DEVICE), message)
-
-    def upload(self, body, peer=OPERATOR):
-        assert self.say(peer, UploadModel(digest(body), 0, len(body), body)) == Stored()
-
-    def start(self, campaign, key=OPERATOR_KEY):
-        self.upload(BASE_MODEL)
-        return self.say(OPERATOR, StartCampaign(sign_document("campaign", campaign, key)))
-
-    def control(self, campaign, control):
-        return self.say(OPERATOR, ControlCampaign(campaign.campaign_id, control))
-
-    def invite(self, campaign, number):
-        invitation = self.device(number, check_in(campaign))
-        assert isinstance(invitation, Invitation), invitation
-        return invitation
-
-    def gather(self, campaign):
-        for number in range(2):
-            invitation = self.invite(campaign, number)
-            gain = None if campaign.acceptance is None else self.gain_over_dense
-            is_vote = invitation.kind is SessionKind.VOTE
-            payload = vote_payload(campaign, number) if is_vote else outcome_payload(gain_over_dense=gain)
-            answer = self.device(number, Contribute(invitation.session_id, payload))
-            assert answer == ContributionCounted(invitation.session_id)
-
-    def offer(self, campaign_id="", peer=TRAINER):
-        offer = self.say(peer, AwaitDecision(campaign_id))
-        assert isinstance(offer, DecisionOffer), offer
-        return open_document(offer.decision, "decision", Decision, public_bytes(COORDINATOR_KEY.public_key()))
-
-    def publish(self, decision, key=TRAINER_KEY):
-        self.upload(SLIM_MODEL, TRAINER)
-        return self.say(TRAINER, PublishSlimBase(slim_base(decision, key)))
-
-    def complete(self, campaign):
-        self.gather(campaign)
-        for _ in campaign.levels:
-            self.publish(self.offer(campaign.campaign_id))
-            self.gather(campaign)
-
-    def statuses(self):
-        return self.say(OPERATOR, GetStatus()).campaigns
-
-
-def check_in(campaign, readiness=Readiness.READY):
-    return CheckIn(campaign.campaign_id, campaign.layout.fingerprint(), readiness)
-
-
-def slim_base(decision, key=TRAINER_KEY):
-    facts = (decision.campaign_id, decision.level, decision.fingerprint, digest(SLIM_MODEL), len(SLIM_MODEL))
-    return sign_document("slim_base", SlimBase(*facts), key)
-
-
-@contextlib.contextmanager
-def refused(reason):
-    with pytest.raises(RemoteProtocolError) as caught:
-        yield
-    assert caught.value.rejection.reason == reason
 
 
 @pytest.fixture
 def house():
     return House()
-
-
-# --- judged campaigns -----------------------------------------------------------------------------------------------
-
-JUDGED = campaign_for("camera", acceptance=Acceptance(50, 0))
-
-
-def offered(house, ended_id=""):
-    answer = house.device(0, GetCampaign("camera", ended_id))
-    if not isinstance(answer, CampaignOffer):
-        return None
-    return open_document(answer.campaign, "campaign", Campaign, OPERATOR_PUBLIC)
-
-
-@pytest.mark.parametrize("restarted", [False, True])
-def test_an_ended_campaign_is_offered_until_a_device_has_heard_its_end(house, restarted):
-    house.start(JUDGED)
-    house.gather(JUDGED)
-    house.publish(house.offer())
-    house.gain_over_dense = -0.9
-    house.gather(JUDGED)
-    if restarted:
-        house.restart()
-    assert offered(house) == JUDGED, "a device that slept hears that it was rolled back"
-    offer = house.device(0, check_in(JUDGED))
-    ruling = open_document(offer.ruling, "ruling", Ruling, public_bytes(COORDINATOR_KEY.public_key()))
-    assert (ruling.reason, ruling.levels_held, offer.decision) == (RulingReason.TOO_MANY_WORSE, (), None)
-    heard = replace(check_in(JUDGED), rulings_heard=1)
-    assert house.device(0, heard) == CampaignEnded(Ending.COMPLETED)
-    assert house.device(0, GetCampaign("camera", JUDGED.campaign_id)) == ComeBack(NO_CAMPAIGN_MS, Awaited.OPERATOR)
-    # The next campaign of the class comes first, for everybody.
-    house.start(campaign_for("camera", 2))
-    assert offered(house) == offered(house, JUDGED.campaign_id) == campaign_for("camera", 2)
-    assert house.device(0, check_in(JUDGED)) is not None, "the last one still answers those that name it"
-
-
-def test_the_network_for_all_comes_with_the_ruling_that_ends_the_search(house):
-    one_level = replace(JUDGED, levels=JUDGED.levels[:1])
-    house.start(one_level)
-    house.gather(one_level)
-    decision = house.offer()
-    house.publish(decision)
-    house.gather(one_level)
-    offer = house.restart().device(7, check_in(one_level))
-    assert offer.slim_base == slim_base(decision)
-    coordinator = public_bytes(COORDINATOR_KEY.public_key())
-    assert open_document(offer.decision, "decision", Decision, coordinator) == decision
-    assert house.statuses()[0].rulings[0].reason is RulingReason.HELD
-
-
-def test_a_campaign_that_judged_nothing_is_not_offered_once_it_has_ended(house):
-    house.start(CAMERA)
-    house.complete(CAMERA)
-    assert offered(house) is None
-    assert offered(house.restart()) is None
-
-
-def test_an_ended_campaign_that_can_no_longer_be_told_keeps_no_coordinator_from_starting(house, monkeypatch):
-    one_level = replace(JUDGED, levels=JUDGED.levels[:1])
-    house.start(one_level)
-    house.gather(one_level)
-    house.publish(house.offer())
-    house.gather(one_level)
-    monkeypatch.setattr(sys.modules[__name__], "COORDINATOR_KEY", TRAINER_KEY)  # it has another key now
-    assert offered(house.restart()) is None
-    assert house.device(0, check_in(one_level)) == CampaignEnded(Ending.COMPLETED)
-
-
-# --- several classes ------------------------------------------------------------------------------------------------
-
-
-def with_levels(campaign, *permilles):
-    dense = campaign.cost_table.cost(campaign.layout.dense_widths)
-    return replace(campaign, levels=tuple(Level(permille, dense * permille // 1000) for permille in permilles))
-
-
-def test_three_classes_run_side_by_side_each_to_its_own_decisions_within_its_own_budgets(house):
-    """A phone, a camera and a microcontroller: one base, one coordinator, one trainer, three budgets."""
-    phone = with_levels(campaign_for("phone"), 800, 600)
-    camera = with_levels(campaign_for("camera"), 500)
-    meter = with_levels(campaign_for("meter"), 300)
-    for campaign in (phone, camera, meter):
-        house.start(campaign)
-    # Rounds are mixed: the phones wait for their second slim base while the others begin.
-    house.gather(phone)
-    decided = {phone.campaign_id: [house.offer(phone.campaign_id)]}
-    house.publish(decided[phone.campaign_id][0])
-    house.gather(phone)
-    for campaign in (camera, meter):
-        house.gather(campaign)
-        decided[campaign.campaign_id] = [house.offer(campaign.campaign_id)]
-    house.restart()
-    decided[phone.campaign_id].append(house.offer(phone.campaign_id))
-    for campaign in (meter, phone, camera):
-        house.publish(decided[campaign.campaign_id][-1])
-        house.gather(campaign)
-        assert house.device(0, check_in(campaign)) == CampaignEnded(Ending.COMPLETED)
-    for campaign in (phone, camera, meter):
-        decisions = decided[campaign.campaign_id]
-        assert [decision.level for decision in decisions] == list(range(len(campaign.levels)))
-        for decision, level in zip(decisions, campaign.levels, strict=True):
-            assert decision.campaign_id == campaign.campaign_id
-            assert campaign.cost_table.cost(decision.widths) == decision.cost <= level.budget
-    costs = [decided[campaign.campaign_id][-1].cost for campaign in (phone, camera, meter)]
-    assert costs == sorted(costs, reverse=True)
-    assert len(set(costs)) == 3
-
-
-def test_a_device_of_one_class_has_no_part_in_anothers_campaign(house):
-    house.start(CAMERA)
-    invitation = house.invite(CAMERA, 0)
-    house.start(DOORBELL)
-    other = house.invite(DOORBELL, 1)
-    assert other.session_id != invitation.session_id
-    with refused(RejectReason.NOT_INVITED):
-        house.device(1, Contribute(invitation.session_id, vote_payload(CAMERA, 1)))
 
 
 # --- starting -------------------------------------------------------------------------------------------------------
@@ -451,108 +220,6 @@ def test_many_uploads_at_once_do_not_fill_the_memory(house):
         piece = UploadModel(digest(bytes([number])), 0, 2, b"x")
         house.say(Peer(f"trainer-{number}", Role.TRAINER), piece)
     assert len(house.campaigns._models._uploads) == 4
-
-
-# --- control --------------------------------------------------------------------------------------------------------
-
-
-def test_pause_and_resume_survive_a_restart(house):
-    house.start(CAMERA)
-    assert house.control(CAMERA, Control.PAUSE) == Stored()
-    house.restart()
-    assert house.device(0, check_in(CAMERA)) == ComeBack(5000, Awaited.OPERATOR)
-    [status] = house.statuses()
-    assert (status.is_paused, status.awaited) == (True, Awaited.OPERATOR)
-    assert house.control(CAMERA, Control.RESUME) == Stored()
-    house.invite(CAMERA, 0)
-
-
-def test_a_stopped_campaign_says_so_to_everyone_also_after_a_restart(house):
-    house.start(CAMERA)
-    house.gather(CAMERA)
-    house.publish(house.offer())
-    invitation = house.invite(CAMERA, 0)
-    for _ in range(2):
-        assert house.control(CAMERA, Control.STOP) == Stored()
-        for readiness in (Readiness.READY, Readiness.BUSY):
-            assert house.device(0, check_in(CAMERA, readiness)) == CampaignEnded(Ending.STOPPED)
-        assert house.say(TRAINER, AwaitDecision(CAMERA.campaign_id)) == CampaignEnded(Ending.STOPPED)
-        assert house.say(TRAINER, AwaitDecision("")) == ComeBack(1000, Awaited.DEVICES)
-        with pytest.raises(RemoteProtocolError) as caught:
-            house.device(0, Contribute(invitation.session_id, outcome_payload()))
-        assert caught.value.rejection.reason in (RejectReason.LATE, RejectReason.WRONG_SESSION)
-        with refused(RejectReason.WRONG_CAMPAIGN):
-            house.control(CAMERA, Control.RESUME)
-        house.restart()
-
-
-def test_what_does_not_run_cannot_be_controlled(house):
-    with refused(RejectReason.WRONG_CAMPAIGN):
-        house.control(CAMERA, Control.PAUSE)
-    house.start(CAMERA)
-    house.complete(CAMERA)
-    for _ in range(2):
-        for control in Control:
-            with refused(RejectReason.WRONG_CAMPAIGN):
-                house.control(CAMERA, control)
-        house.restart()
-
-
-# --- status ---------------------------------------------------------------------------------------------------------
-
-
-def test_status_says_what_is_awaited_since_when_and_from_whom(house):
-    house.start(CAMERA)
-    house.start(DOORBELL)
-    house.clock.now_s += 10
-    house.invite(CAMERA, 0)
-    house.clock.now_s += 3
-    answer = house.say(OPERATOR, GetStatus())
-    assert (answer.deny_list_age_ms, answer.authority_is_built_in) == (7, True)
-    doorbell, camera = answer.campaigns  # newest first
-    assert (doorbell.device_class, doorbell.attempt, doorbell.awaited) == ("doorbell", 0, Awaited.DEVICES)
-    assert (camera.phase, camera.level, camera.num_levels, camera.attempt) == (Phase.VOTING, 0, 2, 1)
-    assert (camera.num_contributions, camera.quorum, camera.cohort_size) == (0, 1, 2)
-    assert (camera.remaining_ms, camera.awaited_for_ms, camera.awaited_ids) == (57_000, 3_000, ("device-0",))
-    house.clock.now_s += 60
-    camera = house.statuses()[1]
-    assert (camera.attempt, camera.awaited, camera.awaited_ids) == (0, Awaited.DEVICES, ())
-
-
-def test_status_of_many_campaigns_and_of_a_crowd_fits_the_wire(house):
-    house.start(campaign_for("camera", 0))
-    for number in range(1, 103):
-        house.control(campaign_for("camera", number - 1), Control.STOP)
-        house.start(campaign_for("camera", number))
-    crowd = replace(campaign_for("doorbell"), cohort=CohortPolicy(205, 1, 60_000))
-    house.start(crowd)
-    for number in range(205):
-        house.invite(crowd, number)
-    statuses = house.restart().statuses()
-    assert len(statuses) == 100
-    for number in range(205):
-        house.invite(crowd, number)
-    crowded = house.statuses()[0]
-    assert (crowded.device_class, len(crowded.awaited_ids)) == ("doorbell", 200)
-
-
-def test_watchers_hear_of_starts_steps_and_refusals_once_each(house):
-    house.start(CAMERA)
-    house.gather(CAMERA)
-    with refused(RejectReason.WRONG_SESSION):
-        house.device(0, Contribute("ee" * 16, b"x"))
-    invitation = house.offer() and house.publish(house.offer()) and house.invite(CAMERA, 0)
-    with refused(RejectReason.NOT_INVITED):
-        house.device(9, Contribute(invitation.session_id, outcome_payload()))
-    with refused(RejectReason.WRONG_ROLE):
-        house.say(Peer("coordinator", Role.COORDINATOR), GetStatus())  # its own health check: not worth a line
-    kinds = [kind for _, kind, _ in house.told]
-    assert kinds == [
-        *("started", "invited", "joined", "invited", "session_closed", "joined", "decided", "refused"),
-        *("slim_base_published", "invited", "refused"),
-    ]
-    assert {campaign_id for campaign_id, kind, _ in house.told if kind != "refused"} == {CAMERA.campaign_id}
-    assert house.told[-1][2]["reason"] == "NOT_INVITED"
 
 
 # --- waiting, deadlines, storage ------------------------------------------------------------------------------------

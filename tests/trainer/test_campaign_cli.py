@@ -1,19 +1,14 @@
-"""An operator's campaign from options to a folder, and from there to a coordinator; over real gRPC with mutual TLS."""
+"""``campaign create``: from options to a signed folder, and every refusal."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from click.testing import Result
+from campaign_commands import CLASSES, OTHER_KEY, SPEC, WEIGHTS, create, made, members
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from operator_world import World, invoke
 
 from prunefleet_coordinator.admission import why_campaign_impossible
@@ -23,38 +18,19 @@ from prunefleet_edge.profile import DeviceProfile, write_profile
 from prunefleet_edge.work import save_weights
 from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.authority_messages import ListMembers, MemberList
-from prunefleet_shared.campaign import PLAIN, SUM, SUM_DP, Campaign, CohortPolicy, PrivacyTerms
+from prunefleet_shared.campaign import SUM, SUM_DP, Campaign, CohortPolicy, PrivacyTerms
 from prunefleet_shared.decision_rules import DecisionRules
-from prunefleet_shared.document_file import read_signed, write_signed
-from prunefleet_shared.documents import digest, open_document, sign_document
-from prunefleet_shared.errors import CarrierError, ConfigError, InputError, RejectReason, RemoteProtocolError, reject
-from prunefleet_shared.identity_folder import save_identity
+from prunefleet_shared.document_file import read_signed
+from prunefleet_shared.documents import digest, open_document
+from prunefleet_shared.errors import ConfigError, InputError
 from prunefleet_shared.layout import CostTerm
 from prunefleet_shared.limits import Limits
-from prunefleet_shared.messages import (
-    StartCampaign,
-    Stored,
-    UploadModel,
-)
 from prunefleet_shared.noise_terms import why_noise_impossible
 from prunefleet_shared.roles import Role
-from prunefleet_shared.wire_limits import CHUNK_BYTES
-from prunefleet_trainer import membership
 from prunefleet_trainer.campaign_cli import app
 from prunefleet_trainer.campaign_folder import campaign_folders
 from prunefleet_trainer.class_levels import parse_classes
 from prunefleet_trainer.public import fresh
-
-torch.set_num_threads(1)
-SPEC = "resnet8/1x8x8/4"
-WEIGHTS = save_weights(fresh(parse_spec(SPEC), 1))
-OTHER_KEY = ec.derive_private_key(23, ec.SECP256R1())
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = dataclasses.replace(membership.PATIENCE, first_s=0.01, max_s=0.02, give_up_after_s=0.05)
-    monkeypatch.setattr(membership.PatientLink.__init__, "__defaults__", (policy,))
 
 
 @pytest.fixture
@@ -62,32 +38,6 @@ def base(tmp_path: Path) -> Path:
     path = tmp_path / "base-file.safetensors"
     path.write_bytes(WEIGHTS)
     return path
-
-
-def members(world: World, *more: object) -> None:
-    known = [world.member(Role.COORDINATOR), world.member(Role.TRAINER), *more]
-
-    def page(message: object) -> MemberList:
-        assert isinstance(message, ListMembers)
-        chosen = [m for m in known if m.role is message.role and m.name > message.after_name]
-        return MemberList(tuple(sorted(chosen, key=lambda member: member.name)))
-
-    world.authority.answers[ListMembers] = page
-
-
-def create(world: World, out: Path, *options: object) -> Result:
-    fixed = ("create", out, "--class", "camera", "--model", SPEC, "--state", world.operator_state)
-    return invoke(app, *fixed, *options)
-
-
-def made(world: World, out: Path, base: Path, *options: object) -> Campaign:
-    members(world)
-    result = create(world, out, "--base", base, *options)
-    assert result.exit_code == 0, result.output
-    return open_document(read_signed(out / "campaign.json"), "campaign", Campaign, world.operator.public_key)
-
-
-# --- create ----------------------------------------------------------------------------------------------------------
 
 
 def test_create_writes_what_was_asked_for_signed_by_the_operator(world: World, tmp_path: Path, base: Path) -> None:
@@ -118,9 +68,6 @@ def test_create_writes_rules_limits_and_every_budget(world: World, tmp_path: Pat
     assert [level.further_budgets for level in campaign.levels] == [(dense * 2 // 5, 10**8), (dense // 5, 10**8)]
     assert [len(options) for options in campaign.public_options] == [len(campaign.layout.groups)] * 2
     assert why_campaign_impossible(campaign) is None
-
-
-CLASSES = ("--class", "phone=0.5,0.25", "--class", "camera=0.4", "--class", "meter")
 
 
 def test_several_classes_are_several_campaigns_of_one_base(world: World, tmp_path: Path, base: Path) -> None:
@@ -397,100 +344,3 @@ def test_who_has_not_joined_is_told_to(world: World, tmp_path: Path, base: Path)
     result = create(world, tmp_path / "out", "--base", base, "--state", tmp_path / "empty")
     assert isinstance(result.exception, ConfigError)
     assert "campaign join TOKEN" in str(result.exception)
-
-
-# --- start -----------------------------------------------------------------------------------------------------------
-
-
-def start(world: World, folder: Path, *options: object) -> Result:
-    return invoke(app, "start", folder, "--state", world.operator_state, *options)
-
-
-def test_start_uploads_the_base_then_starts(world: World, tmp_path: Path, base: Path) -> None:
-    campaign = made(world, tmp_path / "out", base)
-    world.coordinator.answers[StartCampaign] = Stored()
-    result = start(world, tmp_path / "out", "--json")
-    assert json.loads(result.stdout) == {"campaign_id": campaign.campaign_id}
-    kinds = [type(message) for _, message in world.coordinator.asked]
-    assert kinds == [UploadModel] * -(-len(WEIGHTS) // CHUNK_BYTES) + [StartCampaign]
-    assert world.coordinator.whole_uploads == [campaign.base_digest]
-    assert {peer.role for peer, _ in world.coordinator.asked} == {Role.OPERATOR}
-
-
-def test_the_campaigns_of_several_classes_are_started_together(world: World, tmp_path: Path, base: Path) -> None:
-    members(world)
-    fixed = ("create", tmp_path / "out", *CLASSES, "--model", SPEC, "--state", world.operator_state)
-    assert invoke(app, *fixed, "--base", base).exit_code == 0
-    world.coordinator.answers[StartCampaign] = Stored()
-    result = start(world, tmp_path / "out", "--json")
-    assert len(set(json.loads(result.stdout)["campaign_ids"])) == 3
-    signed = [message.campaign for _, message in world.coordinator.asked if isinstance(message, StartCampaign)]
-    opened = [open_document(one, "campaign", Campaign, world.operator.public_key) for one in signed]
-    assert [campaign.device_class for campaign in opened] == ["camera", "meter", "phone"]
-
-
-def test_a_changed_base_is_not_sent(world: World, tmp_path: Path, base: Path) -> None:
-    made(world, tmp_path / "out", base)
-    body = bytearray(WEIGHTS)
-    body[-1] ^= 1
-    (tmp_path / "out" / "base.safetensors").write_bytes(body)
-    result = start(world, tmp_path / "out")
-    assert isinstance(result.exception, InputError)
-    assert "expected digest" in str(result.exception)
-    assert world.coordinator.asked == []
-
-
-def test_a_changed_or_foreign_campaign_is_not_sent(world: World, tmp_path: Path, base: Path) -> None:
-    campaign = made(world, tmp_path / "out", base)
-    path = tmp_path / "out" / "campaign.json"
-    path.write_text(path.read_text().replace('\\"quorum\\":8', '\\"quorum\\":1'))
-    assert isinstance(start(world, tmp_path / "out").exception, InputError)
-    write_signed(path, sign_document("campaign", campaign, OTHER_KEY))
-    result = start(world, tmp_path / "out")
-    assert "no operator's of this fleet" in str(result.exception)
-    path.unlink()
-    assert isinstance(start(world, tmp_path / "out").exception, InputError)
-    assert world.coordinator.asked == []
-
-
-def test_a_refused_start_says_why(world: World, tmp_path: Path, base: Path) -> None:
-    made(world, tmp_path / "out", base)
-    world.coordinator.answers[StartCampaign] = reject(RejectReason.WRONG_CAMPAIGN, got="another runs for camera")
-    result = start(world, tmp_path / "out")
-    assert isinstance(result.exception, RemoteProtocolError)
-    assert "another runs for camera" in str(result.exception)
-
-
-def test_an_unreachable_coordinator_is_given_up_in_time(world: World, tmp_path: Path, base: Path) -> None:
-    made(world, tmp_path / "out", base)
-    world.stop_coordinator()
-    result = start(world, tmp_path / "out")
-    assert isinstance(result.exception, CarrierError)
-    assert result.exception.exit_code == 4
-
-
-def test_a_plain_campaign_for_another_machine_takes_consent(world: World, tmp_path: Path, base: Path) -> None:
-    campaign = made(world, tmp_path / "out", base, "--privacy", "plain")
-    assert campaign.privacy == PrivacyTerms(PLAIN, 1)
-    save_identity(world.operator_state, dataclasses.replace(world.operator, coordinator_address="fleet.invalid:8470"))
-    result = start(world, tmp_path / "out")
-    assert isinstance(result.exception, ConfigError)
-    assert "--allow-plain" in str(result.exception)
-    result = start(world, tmp_path / "out", "--allow-plain")
-    assert isinstance(result.exception, CarrierError), "it went on to call fleet.invalid"
-
-
-def test_a_private_campaign_needs_no_consent(world: World, tmp_path: Path, base: Path) -> None:
-    made(world, tmp_path / "out", base)
-    save_identity(world.operator_state, dataclasses.replace(world.operator, coordinator_address="fleet.invalid:8470"))
-    assert isinstance(start(world, tmp_path / "out").exception, CarrierError), "it went on to call fleet.invalid"
-
-
-# --- speed -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("module", ["campaign_cli", "fleet_cli", "trainer_cli", "operator_commands", "retraining"])
-def test_what_an_operator_types_does_not_wait_for_torch(module: str) -> None:
-    script = f"import sys, prunefleet_trainer.{module}; print('torch' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603
-    assert result.stdout.strip() == "False"
