@@ -26,6 +26,18 @@ def lines(document: Row, table: Table) -> Iterator[str]:
     yield ""
 
 
+def lift_lines(document: Row) -> Iterator[str]:
+    """What one lift mask betrays: the votes attacked above have none."""
+    about, found = document["about"], document["summary"]
+    hits = ", ".join(f"{_percent(hit)} with {name.split('_')[2]}" for name, hit in found.items())
+    yield "### Lift masks\n"
+    yield (
+        "Votes above have no lift mask; where a campaign steers they have. **Seen by itself, a lift mask betrays more**: "
+        f"of {about['guesses']} guesses by steering's own fit are right, by private images of each class, {hits}; chance "
+        f"is {_percent(about['chance'])} ({about['network']}, devices of ten classes of CIFAR-100).\n"
+    )
+
+
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
 

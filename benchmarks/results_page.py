@@ -250,6 +250,11 @@ def attacks(document: Row) -> Iterator[str]:
     yield from itertools.chain(attack_page.lines(document, table), machine(document))
 
 
+def attack_lift(document: Row) -> Iterator[str]:
+    """What a lift mask by itself betrays."""
+    yield from itertools.chain(attack_page.lift_lines(document), machine(document))
+
+
 def fleet_few(document: Row) -> Iterator[str]:
     """A fleet against single devices."""
     yield from itertools.chain(fleet_page.few_lines(document, table), machine(document))
@@ -276,6 +281,7 @@ SECTIONS = {
     "device": device,
     "secure_sum": secure_sum,
     "attacks": attacks,
+    "attack_lift": attack_lift,
     "fleet_few": fleet_few,
     "fleet_attacked": fleet_attacked,
     "fleet_scale": fleet_scale,

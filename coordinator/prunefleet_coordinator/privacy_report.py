@@ -133,7 +133,7 @@ _LINE_LENGTH = 100
 _PLAIN = (
     "The coordinator sees what each device says, and which device said it: its mask of channels, its width votes, how"
     " its network did. It keeps only the sum, but that is a promise, not something a device could check.",
-    "One mask alone betrays about half of the classes in a device's images. Use this mode on one machine, to try.",
+    "One vote alone betrays half of the classes in a device's images, or more. Use this mode on one machine, to try.",
 )
 _SUM = (
     "The coordinator learns sums over cohorts, and nothing else that a device says. This holds against whoever runs the"
