@@ -32,9 +32,9 @@ def lift_lines(document: Row) -> Iterator[str]:
     hits = ", ".join(f"{_percent(hit)} with {name.split('_')[2]}" for name, hit in found.items())
     yield "### Lift masks\n"
     yield (
-        "Votes above have no lift mask; where a campaign steers they have. **Seen by itself, a lift mask betrays more**: "
-        f"of {about['guesses']} guesses by steering's own fit are right, by private images of each class, {hits}; chance "
-        f"is {_percent(about['chance'])} ({about['network']}, devices of ten classes of CIFAR-100).\n"
+        "Votes above have no lift mask; where a campaign steers they have. **Seen by itself, a lift mask betrays "
+        f"more**: of {about['guesses']} guesses by steering's own fit are right, by private images of each class, "
+        f"{hits}; chance is {_percent(about['chance'])} ({about['network']}, devices of ten classes of CIFAR-100).\n"
     )
 
 
