@@ -19,12 +19,13 @@ from result_file import Row
 
 from prunefleet_coordinator.aggregation import decide
 from prunefleet_coordinator.combination import CombinationRule, combine
+from prunefleet_edge.campaign_networks import load_networks
 from prunefleet_edge.data import Samples
 from prunefleet_edge.evaluation import accuracy
 from prunefleet_edge.ranking import masks_by_order
 from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.training import train
-from prunefleet_edge.work import WorkOptions, load_slim, personalise
+from prunefleet_edge.work import WorkOptions, personalise
 from prunefleet_shared.campaign import Decision
 from prunefleet_trainer.public import retrain_slim_base
 
@@ -86,7 +87,7 @@ def _one_device(
     kept = round(accuracy(done.kept, test), 4)
     if done.verdict.accepted:
         return kept, kept, True
-    fleet_net = train(load_slim(world.campaign, decision, slim_base), own, world.kind.recipe, index)
+    fleet_net = train(load_networks(world.campaign, decision, slim_base)[0], own, world.kind.recipe, index)
     return kept, round(accuracy(fleet_net, test), 4), False
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from fleet_bench import FleetBench, Slim, keep_arrays, kept_arrays
 from result_file import Row
 
-from prunefleet_edge import work
+from prunefleet_edge import campaign_networks, work
 from prunefleet_edge.data import PrivateData, Samples
 from prunefleet_edge.evaluation import accuracy
 from prunefleet_edge.latency import latency_ratio
@@ -78,7 +78,7 @@ class FleetDevice:
         return {"0": self._measured(ungated), "1": self._measured(kept) | {"is_accepted": int(verdict.accepted)}}
 
     def _shipped(self, slim: Slim) -> Candidate:
-        return Candidate(work.load_masked(self._bench.alone, slim.masks, slim.weights), slim.masks)
+        return Candidate(campaign_networks.load_masked(self._bench.alone, slim.masks, slim.weights), slim.masks)
 
     def _tuned(self, shipped: Candidate, samples: Samples) -> Candidate:
         options = self._options
@@ -91,12 +91,12 @@ class FleetDevice:
             made = work.own_candidate(campaign, base, self._level, samples, self._options)
             keep_arrays(path, [np.frombuffer(save_weights(made.model), dtype=np.uint8), *made.masks])
         weights, *masks = kept_arrays(path)
-        return Candidate(work.load_masked(campaign, masks, weights.tobytes()), tuple(masks))
+        return Candidate(campaign_networks.load_masked(campaign, masks, weights.tobytes()), tuple(masks))
 
     def _measured(self, candidate: Candidate) -> Row:
         bench, table = self._bench, self._bench.files.macs
         cost = table.cost([int(mask.sum()) for mask in candidate.masks])
-        dense = work.load_base(bench.alone, bench.files.weights)
+        dense = campaign_networks.load_base(bench.alone, bench.files.weights)
         return {
             "macs_ratio": round(cost / table.cost(bench.files.layout.dense_widths), 4),
             "latency_ratio": round(latency_ratio(candidate.model, dense, self._data.report.images[:1]), 3),

@@ -18,7 +18,7 @@ from cifar100 import load_cifar100
 from fleet_cases import LOCAL, Case, data_of, public_of
 from result_file import Row
 
-from prunefleet_edge import work
+from prunefleet_edge import campaign_networks, work
 from prunefleet_edge.data import Samples
 from prunefleet_edge.egress import vote_vector
 from prunefleet_edge.evaluation import accuracy
@@ -139,7 +139,7 @@ class _Device:
         rows = [self._row("dense", whole), self._row("local", self._own_net(self._fit))]
         for arm, slim in slims.items():
             weights, masks = slim.path.read_bytes(), tuple(slim.keep_masks)
-            shipped = Candidate(work.load_masked(self._campaign, masks, weights), masks)
+            shipped = Candidate(campaign_networks.load_masked(self._campaign, masks, weights), masks)
             if arm == "agnostic":
                 rows.append(self._row(arm, shipped))
             if arm == "fleet":
@@ -166,7 +166,7 @@ class _Device:
 
     def _row(self, arm: str, candidate: Candidate) -> Row:
         case, campaign = self._job.case, self._campaign
-        table, dense = campaign.cost_table, work.load_base(campaign, self._base)
+        table, dense = campaign.cost_table, campaign_networks.load_base(campaign, self._base)
         cost = table.cost([int(mask.sum()) for mask in candidate.masks])
         return {
             "case": case.name,

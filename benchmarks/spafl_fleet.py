@@ -18,7 +18,7 @@ from spafl_bytes import fleet_down_bytes, fleet_up_bytes
 from spafl_world import NUM_DEVICES, SPEC, World, base_of
 
 from prunefleet_coordinator.aggregation import decide
-from prunefleet_edge import work
+from prunefleet_edge import campaign_networks, work
 from prunefleet_edge.data import Samples
 from prunefleet_edge.egress import vote_vector
 from prunefleet_edge.evaluation import accuracy
@@ -120,7 +120,7 @@ class Fleet:
         else:
             decision, steering = self._steered(level)
             masks = masks_by_order(decision.prior, decision.widths)
-            weights_N = steering.weights_N if arm == "fleet" else None
+            weights_N = steering.draws[0] if arm == "fleet" else None
         return self._retrained(masks, weights_N)
 
     def _retrained(self, masks: Sequence[BoolArray], weights_N: torch.Tensor | None) -> Slim:
@@ -168,7 +168,7 @@ class _Device:
             return own_net(self._fit)
         slim = self._fleet.slim(arm, level)
         masks = tuple(slim.keep_masks)
-        shipped = Candidate(work.load_masked(self._campaign, masks, slim.path.read_bytes()), masks)
+        shipped = Candidate(campaign_networks.load_masked(self._campaign, masks, slim.path.read_bytes()), masks)
         if arm != "fleet":
             return self._tuned(shipped, self._fit)
         fit = functools.partial(self._tuned, shipped)
@@ -188,7 +188,7 @@ class _Device:
 
     def row(self, arm: str, level: int | None, candidate: Candidate) -> Row:
         """What is measured; ``level`` None is the network that is not pruned."""
-        table, dense = self._campaign.cost_table, work.load_base(self._campaign, self._fleet.files.weights)
+        table, dense = self._campaign.cost_table, campaign_networks.load_base(self._campaign, self._fleet.files.weights)
         cost, sample = table.cost([int(mask.sum()) for mask in candidate.masks]), self._test.images[:1]
         up, up_sum = (0, 0) if arm in SILENT or level is None else fleet_up_bytes(self._campaign, level)
         row = {

@@ -22,7 +22,7 @@ from prunefleet_shared.acceptance import Acceptance, RulingReason
 from prunefleet_shared.campaign import MIN_ROBUST_COHORTS, Campaign
 from prunefleet_shared.documents import canonical_bytes
 from prunefleet_shared.errors import LocalProtocolError
-from prunefleet_shared.messages import Total
+from prunefleet_shared.messages import SessionKind, Total
 from prunefleet_shared.metrics import GAIN_EDGES, JUDGED_OUTCOME_LANES
 
 MARGIN_SIGMAS = 3
@@ -86,7 +86,7 @@ def sum_margin(campaign: Campaign, terms: Acceptance, totals: Sequence[Total]) -
     """Devices worse off that noise may hide in the sum of ``totals``, rounded up; 0 without noise."""
     variance_milli = 0
     for total in totals:
-        variances_milli = total_variances_milli(campaign, JUDGED_OUTCOME_LANES, total)
+        variances_milli = total_variances_milli(campaign, campaign.lanes_of(SessionKind.OUTCOME), total)
         variance_milli += sum(variances_milli[lane] for lane in _good_lanes(terms))
     return _ceil_sqrt(-(-(MARGIN_SIGMAS**2) * variance_milli // 1000))
 
@@ -96,11 +96,9 @@ def _is_held(terms: Acceptance, total: Total) -> bool:
 
 
 def _good_lanes(terms: Acceptance) -> range:
-    return range(JUDGED_OUTCOME_LANES.num_lanes)[_first_judged_lane() + _WORSE_BINS[terms.max_loss_permille] :]
-
-
-def _first_judged_lane() -> int:
-    return JUDGED_OUTCOME_LANES.num_lanes - JUDGED_OUTCOME_LANES.blocks[-1].length
+    end = JUDGED_OUTCOME_LANES.num_lanes  # what clusters add comes behind
+    first = end - JUDGED_OUTCOME_LANES.blocks[-1].length
+    return range(first + _WORSE_BINS[terms.max_loss_permille], end)
 
 
 def _ceil_sqrt(value: int) -> int:

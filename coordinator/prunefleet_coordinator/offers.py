@@ -8,7 +8,7 @@ from prunefleet_shared.acceptance import NO_LEVEL, Ruling
 from prunefleet_shared.campaign import Campaign
 from prunefleet_shared.documents import SignedDocument
 from prunefleet_shared.errors import ConfigError
-from prunefleet_shared.messages import DecisionOffer, Invitation, RulingOffer, SessionKind, SlimBaseOffer
+from prunefleet_shared.messages import DecisionOffer, Invitation, RulingOffer, SessionKind, SlimBaseOffer, Total
 
 
 class Offers:
@@ -40,14 +40,22 @@ class Offers:
         )
 
     def decision_offer(self, campaign_signed: SignedDocument, level: int, campaign: Campaign) -> DecisionOffer:
-        """A decision for the trainer; with the sum that it follows from, if there is something to steer.
+        """A decision for the trainer; with the sums that it steers by, if there is something to steer.
 
         Raises:
             ConfigError: As :meth:`document`.
         """
-        is_steered = campaign.steering is not None
-        vote = self._store.load_closed(self._campaign_id, SessionKind.VOTE, 0) if is_steered else None
-        return DecisionOffer(campaign_signed, self.document("decision", level), vote.total if vote else None)
+        return DecisionOffer(
+            campaign_signed,
+            self.document("decision", level),
+            self._totals(SessionKind.VOTE)[0] if campaign.steering is not None else None,
+            self._totals(SessionKind.OUTCOME) if campaign.num_networks > 1 else (),
+        )
+
+    def _totals(self, kind: SessionKind) -> tuple[Total, ...]:
+        """The sums of all rounds of a kind so far, the oldest first."""
+        snapshot = self._store.load_snapshot(self._campaign_id)
+        return tuple(closed.total for closed in snapshot.closed_rounds if closed.kind is kind) if snapshot else ()
 
     def ruling_offer(self, ruling: Ruling) -> RulingOffer:
         """What was ruled; with the network that is for all, if there is one.

@@ -236,7 +236,8 @@ def _check_steering(
         raise ReplayError(str(error)) from None
     if slim_base and slim_base.steering_digest != record_digest(record):
         raise _disagrees(path, "digest", slim_base.steering_digest, record_digest(record))
-    why = why_record_wrong(campaign, decision, vote_total, record)
+    outcomes = [read_total(stored) for stored in sorted(path.parent.parent.glob(f"{LEVEL_FOLDER}*/{OUTCOME_FILE}"))]
+    why = why_record_wrong(campaign, decision, vote_total, record, outcomes)
     if why:
         msg = f"{path}: {why}"
         raise ReplayError(msg)

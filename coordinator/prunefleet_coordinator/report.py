@@ -5,8 +5,6 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version
 
-import numpy as np
-
 from prunefleet_coordinator.report_model import FleetFacts, PhaseName, Report, Round
 from prunefleet_coordinator.report_parts import (
     contribution_of,
@@ -97,7 +95,7 @@ def _signed(store: Store, campaign_id: str, level: int) -> SignedDocument:
 
 def _round(store: Store, campaign: Campaign, snapshot: Snapshot, vote_total: Total, decision: Decision) -> Round:
     closed = store.load_closed(campaign.campaign_id, SessionKind.OUTCOME, decision.level)
-    outcome = read_outcome(np.asarray(closed.total.lanes, dtype=np.int64)) if closed else None
+    outcome = read_outcome(closed.total.lanes, campaign.lanes_of(SessionKind.OUTCOME)) if closed else None
     rulings = [ruling_record(ruling) for ruling in snapshot.rulings if ruling.level == decision.level]
     told = round_of(campaign, decision.level, vote_total, outcome)
     return told.model_copy(update={"rulings": rulings}) if campaign.acceptance else told

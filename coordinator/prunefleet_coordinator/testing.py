@@ -105,5 +105,5 @@ def outcome_payload(accuracy_gain: float = 0.1, gain_over_dense: float | None = 
         gain_over_dense: Over its dense copy, in a campaign that judges; None in one that does not.
     """
     outcome = Outcome(True, True, accuracy_gain, latency_ratio=0.5, gain_over_dense=gain_over_dense)
-    is_judged = gain_over_dense is not None
-    return pack(outcome_lanes(is_judged=is_judged), outcome_vector(outcome, is_judged=is_judged))
+    table = outcome_lanes(is_judged=gain_over_dense is not None)
+    return pack(table, outcome_vector(outcome, table))

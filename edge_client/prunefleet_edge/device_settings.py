@@ -15,6 +15,7 @@ from prunefleet_edge.retraining_options import PLAIN, RetrainingOptions, check_f
 from prunefleet_edge.threads import DEFAULT_THREADS
 from prunefleet_shared.config import checked, read_values
 from prunefleet_shared.errors import ConfigError
+from prunefleet_shared.steering_terms import MAX_CLUSTERS
 
 
 class RetrainingTable(BaseModel):
@@ -36,6 +37,7 @@ class PrivacyTable(BaseModel):
     min_devices: Annotated[int, Field(ge=3, le=1000)] = MIN_DEVICES
     max_votes: Annotated[int, Field(ge=1, le=1_000_000)] = MAX_VOTES
     max_epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
+    max_clusters: Annotated[int, Field(ge=1, le=MAX_CLUSTERS)] = 1
     reply_slot_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
 
 

@@ -26,6 +26,7 @@ class PrivacyPolicy:
         min_devices: Fewest devices that a sum, or the difference of two, must be over; at least 3.
         max_votes: Most sums of votes.
         max_epsilon: Largest epsilon of a campaign; None takes part in campaigns without noise, too.
+        max_clusters: Most clusters of a campaign: which of their networks this device takes is in a sum.
         reply_slot_s: See ``DeviceRunner``: hides from the coordinator how long this device works.
     """
 
@@ -33,6 +34,7 @@ class PrivacyPolicy:
     min_devices: int = MIN_DEVICES
     max_votes: int = MAX_VOTES
     max_epsilon: float | None = None
+    max_clusters: int = 1
     reply_slot_s: float = 0.0
 
 
@@ -84,6 +86,12 @@ def _why_not_private_enough(
         return (
             f"asks for a vote, and this device has voted {num_released} times, the most its owner allows; raise "
             "max_votes in the device's configuration, [privacy]"
+        )
+    num_clusters = campaign.steering.num_clusters if campaign.steering else 1
+    if num_clusters > privacy.max_clusters:
+        return (
+            f"has {num_clusters} clusters: how many devices take the network of each would be in a sum, and this "
+            f"device's owner allows {privacy.max_clusters}; raise max_clusters in the device's configuration, [privacy]"
         )
     return _why_not_noisy_enough(campaign, privacy.max_epsilon)
 

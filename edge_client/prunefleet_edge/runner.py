@@ -356,10 +356,9 @@ class DeviceRunner:
         except PrunefleetError as error:
             self._world.on_state(f"trying the decision failed: {error}; reporting it as tried and not finished")
             outcome = Outcome(finished=False)
-        is_judged = campaign.acceptance is not None
-        vector = outcome_vector(outcome, is_judged=is_judged)
-        if is_judged and outcome.finished:
+        if campaign.acceptance is not None and outcome.finished:
             self._kept.note_trial(campaign, decision.level)
+        vector = outcome_vector(outcome, campaign.lanes_of(SessionKind.OUTCOME))
         return OutcomeMeasured(self._egress.seal(campaign, SessionKind.OUTCOME, vector))
 
     async def _follow_ruling(self, command: FollowRuling, campaign: Campaign, base: bytes) -> Event:

@@ -16,20 +16,25 @@ import torch
 from torch import nn
 
 from prunefleet_edge.blending import PRIOR_IMAGES, blended_masks
+from prunefleet_edge.campaign_networks import (
+    load_base,
+    load_networks,
+    nearest,
+    slim_as_asked,
+    traced_as_asked,
+)
 from prunefleet_edge.data import Samples, check_trainable, stratified_halves
 from prunefleet_edge.device import Vote
 from prunefleet_edge.evaluation import losses
 from prunefleet_edge.gate import CROSS_FIT_BELOW, DEFAULT_MARGIN, Verdict, compare
 from prunefleet_edge.latency import latency_ratio
-from prunefleet_edge.models import build, example_input, parse_spec
 from prunefleet_edge.models.weights import load_weights, save_weights
-from prunefleet_edge.pruning import Candidate, slim
+from prunefleet_edge.pruning import Candidate
 from prunefleet_edge.ranking import keep_masks, masks_by_order, per_cost, rank_widths
 from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.retraining import retrain, strategy_named
 from prunefleet_edge.retraining_options import PLAIN, RetrainingOptions, check_for_slim
 from prunefleet_edge.saliency import channel_use, l1_saliency, lift_saliency, taylor_saliency
-from prunefleet_edge.tracing import Trace, trace
 from prunefleet_edge.training import train
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.documents import digest
@@ -77,66 +82,6 @@ class Personalised:
     masks: tuple[BoolArray, ...]
     verdict: Verdict
     outcome: Outcome
-
-
-def load_base(campaign: Campaign, base: bytes, allowed_code: Collection[str] = ()) -> nn.Module:
-    """The campaign's dense network with the shipped weights.
-
-    Raises:
-        ConfigError: The network is made by code that the owner has not allowed.
-        InputError: The weights do not fit.
-    """
-    return load_weights(build(parse_spec(campaign.model), allowed_code), base, "base model")
-
-
-def load_masked(
-    campaign: Campaign, masks: Sequence[BoolArray], weights: bytes, allowed_code: Collection[str] = ()
-) -> nn.Module:
-    """The campaign's network without the channels that are False in ``masks``, with slim weights.
-
-    Raises:
-        ConfigError: The network is made by code that the owner has not allowed.
-        LayoutError: The masks do not fit the network.
-        InputError: The weights do not fit.
-    """
-    small = slim_as_asked(campaign, build(parse_spec(campaign.model), allowed_code), masks)
-    return load_weights(small, weights, "slim base").eval()
-
-
-def load_slim(
-    campaign: Campaign, decision: Decision, slim_base: bytes, allowed_code: Collection[str] = ()
-) -> nn.Module:
-    """The decided slim network with the shipped weights; errors as :func:`load_masked`."""
-    return load_masked(campaign, masks_by_order(decision.prior, decision.widths), slim_base, allowed_code)
-
-
-def layout_fingerprint(campaign: Campaign, base: bytes, allowed_code: Collection[str] = ()) -> str:
-    """Fingerprint of the layout this device traces from the campaign's base, without groups the operator left out.
-
-    Raises:
-        ConfigError: The network is made by code that the owner has not allowed.
-        LayoutError: It cannot be traced.
-    """
-    traced = trace(load_base(campaign, base, allowed_code), example_input(parse_spec(campaign.model)))
-    return traced.only([group.name for group in campaign.layout.groups]).layout.fingerprint()
-
-
-def traced_as_asked(campaign: Campaign, dense: nn.Module) -> Trace:
-    """The groups of the campaign's layout in ``dense``; the operator may have kept others whole.
-
-    Raises:
-        LayoutError: The network has other groups.
-    """
-    return trace(dense, example_input(parse_spec(campaign.model))).as_in(campaign.layout)
-
-
-def slim_as_asked(campaign: Campaign, dense: nn.Module, masks: Sequence[BoolArray]) -> nn.Module:
-    """``dense`` without the channels that are False in ``masks``, which follow the campaign's layout.
-
-    Raises:
-        LayoutError: The network has other groups, or the masks do not fit.
-    """
-    return slim(dense, example_input(parse_spec(campaign.model)), masks, traced_as_asked(campaign, dense))
 
 
 def dense_copy(campaign: Campaign, base: bytes, samples: Samples, options: WorkOptions) -> nn.Module:
@@ -297,7 +242,8 @@ def personalise(
         campaign: What was asked.
         decision: What was decided.
         base: The dense base.
-        slim_base: What the trainer made of it; None where it could not retrain it: then the device blends.
+        slim_base: What the trainer made of it; None where it could not retrain it: then the device blends. Of several
+            networks in it the one is tried that errs least on the images to fit on.
         own: Private images.
         options: How the device works.
 
@@ -308,18 +254,23 @@ def personalise(
     """
     check_for_slim(options.retraining)
     check_trainable(own, "private data")
-    shipped = None
+    shipped: list[Candidate] = []
     if slim_base is not None:
         masks = tuple(masks_by_order(decision.prior, decision.widths))
-        shipped = Candidate(load_slim(campaign, decision, slim_base, options.allowed_code), masks)
+        shipped = [Candidate(net, masks) for net in load_networks(campaign, decision, slim_base, options.allowed_code)]
+
+    def tried(samples: Samples) -> int:
+        return nearest([network.model for network in shipped], samples) if shipped else 0
 
     def fleet_net(samples: Samples) -> Candidate:
         recipe, teacher = options.fine_tuning, None
-        start = copy.deepcopy(shipped) or blended(campaign, decision, base, samples, options)
+        is_blended = not shipped
+        start = blended(campaign, decision, base, samples, options) if is_blended else shipped[tried(samples)]
         if options.retraining.strategy == "distilled":
             teacher = dense_copy(campaign, base, samples, options)  # fitted on no other images than the network is
         strategy = strategy_named(options.retraining, teacher=teacher, label_smoothing=recipe.label_smoothing)
-        return Candidate(retrain(start.model, None, samples, recipe, strategy, options.seed), start.masks)
+        model = copy.deepcopy(start.model)
+        return Candidate(retrain(model, None, samples, recipe, strategy, options.seed), start.masks)
 
     def own_net(samples: Samples) -> Candidate:
         return alternative(campaign, decision, base, samples, options)
@@ -330,7 +281,8 @@ def personalise(
     judged_by = dense_net if campaign.acceptance is not None else None
     kept, verdict, gain_over_dense = judge(fleet_net, own_net, judged_by, own, options)
     ratio = latency_ratio(kept.model, load_base(campaign, base, options.allowed_code), own.images[:1])
-    outcome = Outcome(True, verdict.accepted, verdict.accuracy_gain, ratio, gain_over_dense)
+    network = tried(fit_split(own, options))
+    outcome = Outcome(True, verdict.accepted, verdict.accuracy_gain, ratio, gain_over_dense, network)
     return Personalised(kept.model, kept.masks, verdict, outcome)
 
 

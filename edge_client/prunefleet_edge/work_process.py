@@ -107,8 +107,8 @@ class Worker:
 
     def trace(self, campaign: Campaign, base: bytes) -> tuple[str, tuple[Path, ...]]:
         """The layout's fingerprint, and the files that were skipped; refuses data that nothing can be learned from."""
+        from prunefleet_edge.campaign_networks import layout_fingerprint
         from prunefleet_edge.data import check_trainable
-        from prunefleet_edge.work import layout_fingerprint
 
         if self._setup.source == NO_DATA:
             return layout_fingerprint(campaign, base, self._setup.allowed_code), ()
@@ -138,11 +138,11 @@ class Worker:
 
     def keep_slim_base(self, campaign: Campaign, decision: Decision, slim_base: bytes) -> None:
         """Keep a slim base as it is, on a device without data; see ``device.Consumer``."""
+        from prunefleet_edge.campaign_networks import load_networks
         from prunefleet_edge.kept_networks import service_name
         from prunefleet_edge.ranking import masks_by_order
-        from prunefleet_edge.work import load_slim
 
-        model = load_slim(campaign, decision, slim_base, self._setup.allowed_code)
+        model, *_ = load_networks(campaign, decision, slim_base, self._setup.allowed_code)  # it cannot tell which fits
         masks = masks_by_order(decision.prior, decision.widths)
         info = _kept_info(campaign, decision, masks, is_fleets=True, is_fine_tuned=False)
         self._save_kept(service_name(campaign, decision.level), model, info)

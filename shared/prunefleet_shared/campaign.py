@@ -169,7 +169,14 @@ class Campaign:
 
     def lanes_of(self, kind: SessionKind) -> LaneTable:
         """The lane table of a session: what a contribution to it consists of."""
-        return self.vote_lanes if kind is SessionKind.VOTE else outcome_lanes(is_judged=self.acceptance is not None)
+        if kind is SessionKind.VOTE:
+            return self.vote_lanes
+        return outcome_lanes(is_judged=self.acceptance is not None, num_networks=self.num_networks)
+
+    @property
+    def num_networks(self) -> int:
+        """Networks that a slim base has at most."""
+        return 1 if self.steering is None else self.steering.num_networks
 
     @property
     def has_canaries(self) -> bool:

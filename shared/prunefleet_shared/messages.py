@@ -263,11 +263,13 @@ class DecisionOffer:
         campaign: Signed.
         decision: Signed.
         vote_total: If the campaign steers, the sum that the decision follows from.
+        outcome_totals: If it has clusters, the sums of outcomes so far, the oldest first; rollouts are not among them.
     """
 
     campaign: SignedDocument
     decision: SignedDocument
     vote_total: Total | None = None
+    outcome_totals: tuple[Total, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from prunefleet_shared.lanes import LaneBlock, LaneRule, LaneTable
 from prunefleet_shared.masks import IntArray
@@ -49,6 +50,8 @@ class Outcome:
         latency_ratio: Slim ÷ dense latency, > 0; None if unfinished.
         gain_over_dense: Accuracy of the network that the device kept minus that of its dense copy, on the gate split,
             fraction in [-1, 1]; None if unfinished, or if the campaign judges nothing.
+        network: Which of the networks of a campaign with clusters the device tried: 0 the one for all, i that of
+            cluster i (see ``clusters``).
     """
 
     finished: bool
@@ -56,6 +59,7 @@ class Outcome:
     accuracy_gain: float | None = None
     latency_ratio: float | None = None
     gain_over_dense: float | None = None
+    network: int = 0
 
 
 OUTCOME_LANES = LaneTable(
@@ -72,20 +76,36 @@ JUDGED_OUTCOME_LANES = LaneTable(
     (*OUTCOME_LANES.blocks, LaneBlock("gain_over_dense", NUM_BINS, 1, LaneRule.AT_MOST_ONE))
 )
 """The same in a campaign with an accuracy floor: what is not judged by is not asked."""
+LANES_PER_NETWORK = 2
+"""Tried and rejected, tried and kept."""
 
 
-def outcome_lanes(*, is_judged: bool) -> LaneTable:
-    """The lane table of the outcome sessions of a campaign with, or without, an accuracy floor."""
-    return JUDGED_OUTCOME_LANES if is_judged else OUTCOME_LANES
+def outcome_lanes(*, is_judged: bool, num_networks: int = 1) -> LaneTable:
+    """The lane table of the outcome sessions of a campaign with, or without, an accuracy floor and clusters."""
+    table = JUDGED_OUTCOME_LANES if is_judged else OUTCOME_LANES
+    if num_networks == 1:
+        return table
+    return LaneTable((*table.blocks, LaneBlock("network", LANES_PER_NETWORK * num_networks, 1, LaneRule.AT_MOST_ONE)))
 
 
-def outcome_vector(outcome: Outcome, *, is_judged: bool = False) -> IntArray:
-    """The contribution (int64, as long as :func:`outcome_lanes`) that says ``outcome``."""
-    flags = np.asarray([1, int(outcome.finished), int(outcome.accepted)], dtype=np.int64)
-    gain = one_hot(outcome.accuracy_gain, GAIN_EDGES)
-    latency = one_hot(outcome.latency_ratio, LATENCY_EDGES)
-    judged = [one_hot(outcome.gain_over_dense, GAIN_EDGES)] if is_judged else []
-    return np.concatenate([flags, gain, latency, *judged])
+def outcome_vector(outcome: Outcome, table: LaneTable = OUTCOME_LANES) -> IntArray:
+    """The contribution (int64) that says ``outcome``, as far as ``table``, one of :func:`outcome_lanes`, asks."""
+    parts = {
+        "tried": np.ones(1, dtype=np.int64),
+        "finished": np.full(1, outcome.finished, dtype=np.int64),
+        "accepted": np.full(1, outcome.accepted, dtype=np.int64),
+        "accuracy_gain": one_hot(outcome.accuracy_gain, GAIN_EDGES),
+        "latency_ratio": one_hot(outcome.latency_ratio, LATENCY_EDGES),
+        "gain_over_dense": one_hot(outcome.gain_over_dense, GAIN_EDGES),
+    }
+    return np.concatenate([_network(outcome, b.length) if b.name == "network" else parts[b.name] for b in table.blocks])
+
+
+def _network(outcome: Outcome, length: int) -> IntArray:
+    lanes = np.zeros(length, dtype=np.int64)
+    if outcome.finished:
+        lanes[LANES_PER_NETWORK * outcome.network + outcome.accepted] = 1
+    return lanes
 
 
 def one_hot(value: float | None, edges: tuple[float, ...]) -> IntArray:
@@ -107,6 +127,7 @@ class OutcomeTally:
         accuracy_gain: 16 counts over :data:`GAIN_EDGES`.
         latency_ratio: 16 counts over :data:`LATENCY_EDGES`.
         gain_over_dense: 16 counts over :data:`GAIN_EDGES`; empty in a campaign that judges nothing.
+        networks: For each network of a campaign with clusters, devices that tried it and rejected it, and that kept it.
     """
 
     tried: int
@@ -115,17 +136,19 @@ class OutcomeTally:
     accuracy_gain: tuple[int, ...]
     latency_ratio: tuple[int, ...]
     gain_over_dense: tuple[int, ...] = ()
+    networks: tuple[tuple[int, int], ...] = ()
 
 
-def read_outcome(total: IntArray) -> OutcomeTally:
-    """Name the parts of a summed outcome vector of either table."""
-    table = outcome_lanes(is_judged=len(total) == JUDGED_OUTCOME_LANES.num_lanes)
-    parts = table.split(total)
+def read_outcome(total: npt.ArrayLike, table: LaneTable = OUTCOME_LANES) -> OutcomeTally:
+    """Name the parts of a summed outcome vector of ``table``."""
+    parts = {name: [int(count) for count in part] for name, part in table.split(total).items()}
+    networks = parts.get("network", [])
     return OutcomeTally(
-        tried=int(parts["tried"][0]),
-        finished=int(parts["finished"][0]),
-        accepted=int(parts["accepted"][0]),
-        accuracy_gain=tuple(int(n) for n in parts["accuracy_gain"]),
-        latency_ratio=tuple(int(n) for n in parts["latency_ratio"]),
-        gain_over_dense=tuple(int(n) for n in parts.get("gain_over_dense", ())),
+        tried=parts["tried"][0],
+        finished=parts["finished"][0],
+        accepted=parts["accepted"][0],
+        accuracy_gain=tuple(parts["accuracy_gain"]),
+        latency_ratio=tuple(parts["latency_ratio"]),
+        gain_over_dense=tuple(parts.get("gain_over_dense", ())),
+        networks=tuple(zip(networks[::LANES_PER_NETWORK], networks[1::LANES_PER_NETWORK], strict=True)),
     )

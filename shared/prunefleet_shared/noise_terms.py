@@ -12,6 +12,7 @@ from prunefleet_shared.layout import MAX_LEVELS, Layout
 from prunefleet_shared.messages import SessionKind
 from prunefleet_shared.metrics import outcome_lanes
 from prunefleet_shared.privacy_budget import MAX_EPSILON, MAX_MULTIPLIER_MILLI, multiplier_milli_for, why_overspent
+from prunefleet_shared.steering_terms import SteeringTerms
 
 DELTA_POWERS = range(3, 13)
 
@@ -34,8 +35,7 @@ def make_noise_terms(
     num_levels: int,
     wish: NoiseWish,
     acceptance: Acceptance | None = None,
-    *,
-    is_steered: bool = False,
+    steering: SteeringTerms | None = None,
 ) -> NoiseTerms:
     """Terms that cover one vote and the outcome of every level, with as little noise as the wish needs.
 
@@ -48,8 +48,9 @@ def make_noise_terms(
         msg = f"noise: expected epsilon 0.001 to {MAX_EPSILON:g} and delta 1e-3 to 1e-12"
         raise ConfigError(msg)
     num_outcomes = num_levels * (2 if acceptance and acceptance.canary_size else 1)
-    outcome_table = outcome_lanes(is_judged=acceptance is not None)
-    vote_table = vote_lanes(layout, num_levels, is_noisy=True, is_steered=is_steered)
+    num_networks = steering.num_networks if steering else 1
+    outcome_table = outcome_lanes(is_judged=acceptance is not None, num_networks=num_networks)
+    vote_table = vote_lanes(layout, num_levels, is_noisy=True, is_steered=steering is not None)
     tables = [vote_table, *[outcome_table] * num_outcomes]
     multiplier_milli = multiplier_milli_for(tables, wish.epsilon_milli / 1000, 10.0**-wish.delta_power)
     return NoiseTerms(wish.epsilon_milli, wish.delta_power, num_outcomes, multiplier_milli)

@@ -97,22 +97,32 @@ def _news_to_wire(news: m.Invitation | m.RulingOffer | m.SlimBaseOffer) -> pb.Ch
 
 
 def _offer_to_wire(offer: m.DecisionOffer) -> pb.DecisionOffer:
-    total = offer.vote_total
     return pb.DecisionOffer(
         campaign=document_to_wire(offer.campaign),
         decision=document_to_wire(offer.decision),
-        vote_total=None if total is None else pb.VoteTotal(lanes=total.lanes, num_devices=total.num_devices),
+        vote_total=None if offer.vote_total is None else _total_to_wire(offer.vote_total),
+        outcome_totals=[_total_to_wire(total) for total in offer.outcome_totals],
     )
 
 
 def _offer_from_wire(wire: pb.DecisionOffer) -> m.DecisionOffer:
-    campaign, decision = document_in(wire, "campaign"), document_in(wire, "decision")
-    if not wire.HasField("vote_total"):
-        return m.DecisionOffer(campaign, decision)
-    total = wire.vote_total
-    limits.bounded(len(total.lanes), range(1, limits.MAX_LANES + 1), "vote_total of as many lanes as there are")
-    num_devices = limits.bounded(total.num_devices, range(1, limits.MAX_DEVICES + 1), "num_devices")
-    return m.DecisionOffer(campaign, decision, m.Total(tuple(total.lanes), num_devices))
+    limits.bounded(len(wire.outcome_totals), range(MAX_LEVELS + 1), "outcome_totals")
+    return m.DecisionOffer(
+        document_in(wire, "campaign"),
+        document_in(wire, "decision"),
+        _total_from_wire(wire.vote_total, limits.MAX_LANES) if wire.HasField("vote_total") else None,
+        tuple(_total_from_wire(total, limits.MAX_OUTCOME_LANES) for total in wire.outcome_totals),
+    )
+
+
+def _total_to_wire(total: m.Total) -> pb.Total:
+    return pb.Total(lanes=total.lanes, num_devices=total.num_devices)
+
+
+def _total_from_wire(wire: pb.Total, max_lanes: int) -> m.Total:
+    limits.bounded(len(wire.lanes), range(1, max_lanes + 1), "a total's lanes, of as many as there are")
+    num_devices = limits.bounded(wire.num_devices, range(1, limits.MAX_DEVICES + 1), "num_devices")
+    return m.Total(tuple(wire.lanes), num_devices)
 
 
 def _invitation_to_wire(invitation: m.Invitation) -> pb.Invitation:

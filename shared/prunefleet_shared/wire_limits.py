@@ -26,11 +26,17 @@ MAX_CONTRIBUTION_BYTES = 1024**2
 MAX_LANES = 1 << 20
 """Lanes of a vector: a contribution of :data:`MAX_CONTRIBUTION_BYTES` has a byte for each, about."""
 
+MAX_OUTCOME_LANES = 256
+"""Lanes of an outcome, four times what there are today."""
+
 MAX_DEVICES = 1_000_000
 """Devices in all cohorts of a round."""
 
 MAX_TOTAL_BYTES = 5 * MAX_LANES
 """Five bytes hold any sum over that many devices, noise included."""
+
+MAX_OUTCOME_TOTALS_BYTES = 8 * (5 * MAX_OUTCOME_LANES + 32)
+"""Of every level of the longest schedule one."""
 
 MAX_SLIM_BASE_BYTES = 64 * 1024
 """The trainer's document names a model and holds none: a few hundred bytes."""

@@ -109,7 +109,7 @@ _SHORT, _DOCUMENTS, _PIECE, _LIST = (
     limits.MAX_LIST_BYTES,
 )
 _CERTIFICATES = limits.MAX_MEMBERSHIP_BYTES
-_OFFER = 2 * _DOCUMENTS + limits.MAX_TOTAL_BYTES
+_OFFER = 2 * _DOCUMENTS + limits.MAX_TOTAL_BYTES + limits.MAX_OUTCOME_TOTALS_BYTES
 _ROWS = (
     Method(GetCampaign, (CampaignOffer, ComeBack), FLEET, _DEVICE, _SHORT, _DOCUMENTS),
     Method(

@@ -17,7 +17,7 @@ from prunefleet_shared.option_sets import with_options_of
 app = typer.Typer(help="Simulate a whole fleet on this machine.", add_completion=False)
 
 
-def decision_options(
+def decision_options(  # noqa: PLR0913 - one argument per option
     *,
     order_rule: Annotated[
         str | None, typer.Option(help="How channels are ordered: mean (default), majority, borda, public.")
@@ -32,6 +32,9 @@ def decision_options(
     round_to: Annotated[int | None, typer.Option(help="Widths are multiples of this, or dense.")] = None,
     steering: Annotated[
         bool | None, typer.Option(help="Retrain on public data like what the fleet sees (default yes).")
+    ] = None,
+    clusters: Annotated[
+        int | None, typer.Option(help="Parts of the fleet that get a network of their own, beside the one for all.")
     ] = None,
     public_retraining: Annotated[
         bool | None,

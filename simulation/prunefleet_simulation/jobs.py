@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from prunefleet_edge import work
+from prunefleet_edge import campaign_networks, work
 from prunefleet_edge.data import PrivateData
 from prunefleet_edge.device import Vote
 from prunefleet_edge.evaluation import accuracy
 from prunefleet_edge.latency import latency_ratio
 from prunefleet_edge.models import ModelSpec, example_input, parse_spec
+from prunefleet_edge.models.weights import join_networks
 from prunefleet_edge.ranking import masks_by_order
 from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.tracing import count_macs
@@ -29,13 +30,13 @@ from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.errors import InputError
 from prunefleet_shared.gate_terms import FLEET_WIDTHS
 from prunefleet_shared.masks import BoolArray, FloatArray
-from prunefleet_shared.messages import Total
 from prunefleet_shared.metrics import Outcome
 from prunefleet_shared.steering_record import SteeringRecord
 from prunefleet_simulation.fleet_data import DevicePools, Pool
 from prunefleet_simulation.results import ArmCost
 from prunefleet_trainer.campaign_files import BaseFiles, agnostic_masks, describe_base
 from prunefleet_trainer.public import prune_base, read_base, retrain_slim_base, train_base
+from prunefleet_trainer.runner import SteeringSums
 from prunefleet_trainer.steering import steer
 
 
@@ -71,12 +72,19 @@ def start_worker() -> None:
 
 
 def base_job(
-    spec: ModelSpec, public: Pool, recipe: Recipe, seed: int, base: Path | None, *, is_steered: bool = False
+    spec: ModelSpec,
+    public: Pool,
+    recipe: Recipe,
+    seed: int,
+    base: Path | None,
+    *,
+    is_steered: bool = False,
+    num_clusters: int = 1,
 ) -> BaseFiles:
     """Train the base on public data, or read it, and describe it."""
     samples = public.samples(spec.num_classes, "public data")
     model = read_base(spec, _read(base), samples) if base else train_base(spec, samples, recipe, seed)
-    return describe_base(spec, model, samples if is_steered else None)
+    return describe_base(spec, model, samples if is_steered else None, num_clusters=num_clusters)
 
 
 def _read(base: Path) -> bytes:
@@ -89,7 +97,7 @@ def _read(base: Path) -> bytes:
 
 def trace_job(campaign: Campaign, base: bytes) -> str:
     """A device's own look at the network."""
-    return work.layout_fingerprint(campaign, base)
+    return campaign_networks.layout_fingerprint(campaign, base)
 
 
 def vote_job(
@@ -144,7 +152,7 @@ def slim_base_job(
 def decided_job(
     campaign: Campaign,
     decision: Decision,
-    vote_total: Total | None,
+    sums: SteeringSums | None,
     base: bytes,
     public: Pool | None,
     recipe: Recipe,
@@ -155,10 +163,12 @@ def decided_job(
     if public is None:
         return prune_base(campaign.model, base, masks, layout=campaign.layout), None
     samples = public.samples(parse_spec(campaign.model).num_classes, "public data")
-    steering = None if vote_total is None else steer(campaign, decision, vote_total, base, samples)
-    weights_N = steering.weights_N if steering else None
-    model = retrain_slim_base(campaign.model, base, masks, samples, recipe, seed, weights_N, layout=campaign.layout)
-    return model, steering.record if steering else None
+    steering = steer(campaign, decision, sums.vote, base, samples, (), sums.outcomes) if sums else None
+    networks = [
+        retrain_slim_base(campaign.model, base, masks, samples, recipe, seed, weights_N, layout=campaign.layout)
+        for weights_N in (steering.draws if steering else [None])
+    ]
+    return join_networks(networks), steering.record if steering else None
 
 
 def agnostic_job(
@@ -177,10 +187,10 @@ def agnostic_job(
     """
     data = _private(campaign, pools)
     masks = agnostic_masks(files, campaign.cost_table, budget, campaign.limits)
-    shipped, fit = work.load_masked(campaign, masks, slim_base), work.fit_split(data.own, options)
+    shipped, fit = campaign_networks.load_masked(campaign, masks, slim_base), work.fit_split(data.own, options)
     start = copy.deepcopy(shipped)
     if not is_retrained:
-        start = work.slim_as_asked(campaign, work.dense_copy(campaign, files.weights, fit, options), masks)
+        start = campaign_networks.slim_as_asked(campaign, work.dense_copy(campaign, files.weights, fit, options), masks)
     tuned = train(start, fit, options.fine_tuning, options.seed)
     agnostic = _arm(campaign, files.weights, shipped, data)
     return agnostic, _arm(campaign, files.weights, tuned, data, agnostic.cost.latency_ratio)
@@ -193,7 +203,7 @@ def _private(campaign: Campaign, pools: DevicePools) -> PrivateData:
 def _arm(
     campaign: Campaign, base: bytes, model: nn.Module, data: PrivateData, known_latency_ratio: float | None = None
 ) -> ArmResult:
-    dense = work.load_base(campaign, base)
+    dense = campaign_networks.load_base(campaign, base)
     example = example_input(parse_spec(campaign.model))
     macs = count_macs(model, example) / count_macs(dense, example)
     params = _num_parameters(model) / _num_parameters(dense)

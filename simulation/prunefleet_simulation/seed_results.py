@@ -89,8 +89,8 @@ def _level(store: Store, campaign: Campaign, level: int, steering: SteeringRecor
         msg = f"no decision is stored for level {level}"
         raise LocalProtocolError(msg)
     outcome = _total(store, campaign, SessionKind.OUTCOME, level)
-    lanes = np.asarray(outcome.lanes, dtype=np.int64)
-    return LevelResult(read_document(signed.payload, Decision), signed, read_outcome(lanes), steering)
+    tally = read_outcome(outcome.lanes, campaign.lanes_of(SessionKind.OUTCOME))
+    return LevelResult(read_document(signed.payload, Decision), signed, tally, steering)
 
 
 def _total(store: Store, campaign: Campaign, kind: SessionKind, level: int) -> Total:

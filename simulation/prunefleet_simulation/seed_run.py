@@ -34,7 +34,7 @@ from prunefleet_shared.errors import InputError
 from prunefleet_shared.grpc_link import GrpcLink
 from prunefleet_shared.identity import create_signing_key
 from prunefleet_shared.masks import BoolArray
-from prunefleet_shared.messages import Role, Total
+from prunefleet_shared.messages import Role
 from prunefleet_shared.meter import Meter
 from prunefleet_shared.secure_sum.roster import Members, SumIdentity
 from prunefleet_shared.steering_record import SteeringRecord, record_digest
@@ -48,7 +48,7 @@ from prunefleet_simulation.seed_story import SeedStory
 from prunefleet_simulation.settings import Settings
 from prunefleet_simulation.simulated_device import SimulatedDevice, Workers
 from prunefleet_trainer.campaign_files import BaseFiles, agnostic_masks, make_campaign
-from prunefleet_trainer.runner import Retrained, TrainerRunner
+from prunefleet_trainer.runner import Retrained, SteeringSums, TrainerRunner
 
 DEVICE_CLASS = "simulated"
 SESSION_DEADLINE_MS = 6 * 3600 * 1000
@@ -91,6 +91,7 @@ class SeedPlan:
         """The campaign; the same settings and seed give the same document."""
         asked = self.settings
         terms = f"{asked.levels_permille}|{asked.budget}|{asked.rules}|{asked.min_keep}|{asked.round_to}|{asked.gate}"
+        terms += f"|{asked.clusters}"
         name = f"{digest(self.files.weights)}|{terms}|{self.seed}"
         size = self.settings.devices
         return make_campaign(
@@ -237,10 +238,10 @@ class _Fleet:
         finally:
             await link.close()
 
-    async def _retrain(self, campaign: Campaign, decision: Decision, vote_total: Total | None) -> Retrained:
+    async def _retrain(self, campaign: Campaign, decision: Decision, sums: SteeringSums | None) -> Retrained:
         data, recipe, seed = self._plan.public, self._plan.settings.recipe.public, self._plan.seed
         model, record = await self._workers.run(
-            jobs.decided_job, campaign, decision, vote_total, self._plan.files.weights, data, recipe, seed
+            jobs.decided_job, campaign, decision, sums, self._plan.files.weights, data, recipe, seed
         )
         if record is None:
             return Retrained(model, is_retrained=data is not None)

@@ -13,6 +13,7 @@ from prunefleet_shared.decision_rules import MAX_PUBLIC_VOTES, DecisionRules, wh
 from prunefleet_shared.gate_terms import GateTerms
 from prunefleet_shared.limits import Limits
 from prunefleet_shared.noise_terms import NoiseWish
+from prunefleet_shared.steering_terms import MAX_CLUSTERS
 from prunefleet_simulation.partition import parse_partition
 from prunefleet_simulation.presets import PRESETS, Preset
 
@@ -42,6 +43,7 @@ class Settings(BaseModel):
     min_devices: Annotated[int, Field(ge=3, le=1000)] = 8
     epsilon: Annotated[float, Field(gt=0, le=100)] = 8.0
     steering: bool = True
+    clusters: Annotated[int, Field(ge=1, le=MAX_CLUSTERS)] = 1
     public_retraining: bool = True
     gate_alternative: Literal["own", "fleet_widths"] = "own"
     order_rule: Literal["mean", "majority", "borda", "public"] = "mean"
@@ -73,6 +75,9 @@ class Settings(BaseModel):
         in_range = all(0.001 <= level <= 0.999 for level in self.levels)  # false for NaN, too
         if not in_range or list(self.levels_permille) != sorted(set(self.levels_permille), reverse=True):
             msg = f"levels: expected falling fractions between 0 and 1, such as 0.4,0.2, got {list(self.levels)}"
+            raise ValueError(msg)
+        if self.clusters > 1 and not self.is_steered:
+            msg = "clusters: parts of what lift masks tell of the fleet; they need steering and public_retraining"
             raise ValueError(msg)
         if why := why_rules_impossible(self.rules, is_noisy=self.privacy == SUM_DP):
             raise ValueError(why)

@@ -122,7 +122,14 @@ async def _all_seeds(
 def _start_base(settings: Settings, seed: int, data: FleetData, workers: Workers) -> asyncio.Task[BaseFiles]:
     recipe = settings.recipe.base
     base = workers.run(
-        jobs.base_job, data.spec, data.public, recipe, seed, settings.base, is_steered=settings.is_steered
+        jobs.base_job,
+        data.spec,
+        data.public,
+        recipe,
+        seed,
+        settings.base,
+        is_steered=settings.is_steered,
+        num_clusters=settings.clusters,
     )
     return asyncio.create_task(base)
 

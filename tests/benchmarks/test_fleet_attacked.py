@@ -144,7 +144,7 @@ def test_no_image_is_public_and_private_or_learned_from_and_reported_on():
 
 def noisy_campaign():
     wish = NoiseWish(4000, 6)
-    terms = make_noise_terms(CAMPAIGN.layout, 2, wish, is_steered=True)
+    terms = make_noise_terms(CAMPAIGN.layout, 2, wish, steering=CAMPAIGN.steering)
     return tiny_campaign(
         privacy=PrivacyTerms(SUM_DP, 16, terms), cohort=CohortPolicy(20, 16, 1000), steering=CAMPAIGN.steering
     )

@@ -30,7 +30,7 @@ HELD, TOO_MANY_WORSE, WITHIN_NOISE = RulingReason
 def total(*gains):
     """The sum of devices that gained so much over their dense copies; None: did not finish."""
     outcomes = [Outcome(gain is not None, True, gain, None if gain is None else 0.5, gain) for gain in gains]
-    lanes = sum(outcome_vector(outcome, is_judged=True) for outcome in outcomes)
+    lanes = sum(outcome_vector(outcome, JUDGED_OUTCOME_LANES) for outcome in outcomes)
     return Total(tuple(int(lane) for lane in lanes), len(gains))
 
 
@@ -70,7 +70,7 @@ def test_every_loss_that_terms_may_name_is_told_from_the_next_larger_one(loss):
 
 
 def test_a_device_that_says_it_finished_and_names_no_bin_counts_as_worse_off():
-    silent = outcome_vector(Outcome(True, True, 0.1, 0.5), is_judged=True)
+    silent = outcome_vector(Outcome(True, True, 0.1, 0.5), JUDGED_OUTCOME_LANES)
     assert num_worse_in(TERMS, Total(tuple(int(lane) for lane in silent), 1)) == 1
 
 

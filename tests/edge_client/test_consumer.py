@@ -13,6 +13,7 @@ import test_work_retraining as parts
 from runner_bench import CAMPAIGN, DECISION, LOST, OFFER, OUTCOME_TO, SLIM_BASE, SLIM_MODEL, VOTE_TO, Bench
 
 from prunefleet_edge.audit import read_audit
+from prunefleet_edge.campaign_networks import load_networks
 from prunefleet_edge.consumer_round import ConsumerRound
 from prunefleet_edge.device_process import DeviceProcess
 from prunefleet_edge.device_state import DeviceState
@@ -29,7 +30,6 @@ from prunefleet_edge.models import example_input
 from prunefleet_edge.network_file import load_kept, read_kept_info
 from prunefleet_edge.state_folder import StateFolder
 from prunefleet_edge.status import kept_facts, read_status, status_text
-from prunefleet_edge.work import load_slim
 from prunefleet_edge.work_process import NO_DATA, Worker, WorkSetup
 from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.campaign import Campaign, Decision
@@ -167,7 +167,7 @@ def test_the_worker_keeps_the_network_as_it_came(tmp_path: Path, acceptance: Acc
     for _ in range(2):
         worker.keep_slim_base(campaign, parts.DECISION, parts.SLIM_BASE)
     (path,) = tmp_path.glob("level-0*.safetensors")
-    assert parts.same(load_kept(path), load_slim(campaign, parts.DECISION, parts.SLIM_BASE))
+    assert parts.same(load_kept(path), load_networks(campaign, parts.DECISION, parts.SLIM_BASE)[0])
     info = read_kept_info(path)
     assert (info.is_fleets, info.is_fine_tuned, info.cost) == (True, False, parts.DECISION.cost)
 

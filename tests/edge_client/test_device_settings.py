@@ -34,6 +34,7 @@ anchor_weight = 0.25
 min_devices = 12
 max_votes = 4
 max_epsilon = 2.5
+max_clusters = 4
 """
 
 
@@ -48,7 +49,7 @@ def test_a_file_says_everything(config: Path) -> None:
     options = load_device_settings(config, {}, None).options()
     assert (options.source, options.device_class, options.recipe) == ("npz:images.npz", "camera", "images")
     assert (options.threads, options.is_once) == (2, False)
-    assert options.privacy == PrivacyPolicy(True, 12, 4, 2.5, 10.0)
+    assert options.privacy == PrivacyPolicy(True, 12, 4, 2.5, 4, 10.0)
     assert options.allowed_code == ("mine.nets:small",)
     assert options.retraining == RetrainingOptions("anchored", anchor_weight=0.25)
 
@@ -66,7 +67,7 @@ def test_without_a_file_the_defaults_are_those_of_before() -> None:
     options = load_device_settings(None, {"data": "folder"}, None).options()
     assert (options.device_class, options.recipe, options.threads) == ("", "images", 1)
     assert (options.privacy, options.is_once, options.allowed_code) == (
-        PrivacyPolicy(False, 8, 16, None, 10.0),
+        PrivacyPolicy(False, 8, 16, None, 1, 10.0),
         False,
         (),
     )

@@ -103,7 +103,7 @@ def test_where_a_campaign_steers_a_vote_has_a_lift_mask_too() -> None:
 
 
 def test_with_noise_a_lift_mask_has_one_bit_for_a_channel() -> None:
-    noise = make_noise_terms(CAMPAIGN.layout, len(CAMPAIGN.levels), NoiseWish(8000, 6), is_steered=True)
+    noise = make_noise_terms(CAMPAIGN.layout, len(CAMPAIGN.levels), NoiseWish(8000, 6), steering=CAMPAIGN.steering)
     campaign = replace(STEERED, privacy=PrivacyTerms(SUM_DP, 3, noise))
     blocks = campaign.vote_lanes.split(vote_vector(campaign, a_steered_vote()))
     for name, num_channels in (("conv1", 8), ("conv2", 16)):

@@ -12,6 +12,7 @@ from prunefleet_shared.campaign import PLAIN, SUM, SUM_DP, Campaign, CohortPolic
 from prunefleet_shared.errors import ConfigError, InputError
 from prunefleet_shared.layout import ChannelGroup, CostTable, CostTerm, Layout
 from prunefleet_shared.noise_terms import NoiseWish, make_noise_terms
+from prunefleet_shared.steering_terms import SteeringTerms
 
 HERE, ELSEWHERE = "127.0.0.1:8470", "coordinator:8470"
 CAMPAIGN = Campaign(
@@ -141,3 +142,12 @@ def test_noise_that_does_not_keep_its_promise_is_refused_whatever_the_owner_allo
 ) -> None:
     with pytest.raises(ConfigError, match=f"does not keep its promise of noise: .*{words}"):
         owner_policy(HERE, WITH_PLAIN)(campaign, 0)
+
+
+def test_which_of_several_networks_a_device_takes_is_told_only_where_the_owner_allows_it() -> None:
+    several = replace(CAMPAIGN, privacy=PrivacyTerms(SUM, 8), steering=SteeringTerms((0,) * 4, (1,) * 4, 3))
+    with pytest.raises(ConfigError, match=r"has 3 clusters.*this device's owner allows 1; raise max_clusters"):
+        owner_policy(ELSEWHERE, STRICT)(several, 0)
+    with pytest.raises(ConfigError, match="allows 2"):
+        owner_policy(ELSEWHERE, PrivacyPolicy(max_clusters=2))(several, 0)
+    owner_policy(ELSEWHERE, PrivacyPolicy(max_clusters=3))(several, 0)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunefleet_edge import work
+from prunefleet_edge import campaign_networks, work
+from prunefleet_edge.campaign_networks import load_networks
 from prunefleet_edge.data import Samples
 from prunefleet_edge.egress import outcome_vector, vote_vector
 from prunefleet_edge.gate import Verdict
@@ -23,7 +24,6 @@ from prunefleet_edge.saliency import l1_saliency
 from prunefleet_edge.tracing import cost_table, count_macs, trace
 from prunefleet_edge.work import (
     WorkOptions,
-    load_slim,
     load_weights,
     own_choice,
     personalise,
@@ -137,17 +137,17 @@ def test_weights_that_do_not_fit_are_refused(weights: bytes) -> None:
     with pytest.raises(InputError, match="base model: not the weights of Normalised") as caught:
         prepare_vote(CAMPAIGN, weights, samples(), OPTIONS)
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="slim base: not the weights of Normalised"):
+    with pytest.raises(InputError, match=r"slim base: not the weights of (Normalised|slim networks)"):
         personalise(CAMPAIGN, DECISION, BASE, weights, samples(), OPTIONS)
 
 
 def test_the_dense_base_is_no_slim_base() -> None:
     with pytest.raises(InputError, match="slim base"):
-        load_slim(CAMPAIGN, DECISION, BASE)
+        load_networks(CAMPAIGN, DECISION, BASE)[0]
 
 
 def test_the_layout_traced_here_is_the_campaign_s() -> None:
-    assert work.layout_fingerprint(CAMPAIGN, BASE) == CAMPAIGN.layout.fingerprint()
+    assert campaign_networks.layout_fingerprint(CAMPAIGN, BASE) == CAMPAIGN.layout.fingerprint()
 
 
 # --- the vote --------------------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ def test_a_broken_dense_copy_is_made_again(tmp_path: Path) -> None:
 
 
 def test_l1_votes_where_taylor_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    dense = work.load_base(CAMPAIGN, BASE)
+    dense = campaign_networks.load_base(CAMPAIGN, BASE)
     expected = per_cost(CAMPAIGN.layout, CAMPAIGN.cost_table, l1_saliency(dense, trace(dense, example_input(SPEC))))
     for nothing in (0.0, np.nan):
         monkeypatch.setattr(work, "taylor_saliency", lambda *_args, nothing=nothing: np.full(len(expected), nothing))
@@ -339,7 +339,7 @@ def test_the_same_data_and_seed_keep_the_same_network() -> None:
 
 
 def test_a_fleet_s_network_that_is_beyond_repair_is_not_kept() -> None:
-    broken = load_slim(CAMPAIGN, DECISION, SLIM_BASE)
+    broken = load_networks(CAMPAIGN, DECISION, SLIM_BASE)[0]
     with torch.no_grad():
         broken.net.fc.bias.fill_(float("nan"))
     done = personalise(CAMPAIGN, DECISION, BASE, save_weights(broken), samples(), OPTIONS)
@@ -446,9 +446,9 @@ def test_decisions_that_do_not_fit_the_network_are_refused() -> None:
     with pytest.raises(LayoutError, match="do not fit"):
         personalise(CAMPAIGN, replace(DECISION, prior=DECISION.prior[::-1]), BASE, SLIM_BASE, samples(), OPTIONS)
     with pytest.raises(LayoutError, match="nothing would be left"):
-        load_slim(CAMPAIGN, replace(DECISION, widths=(0, *DECISION.widths[1:])), SLIM_BASE)
+        load_networks(CAMPAIGN, replace(DECISION, widths=(0, *DECISION.widths[1:])), SLIM_BASE)[0]
     with pytest.raises(InputError, match="slim base"):
-        load_slim(CAMPAIGN, replace(DECISION, widths=(DECISION.widths[0] - 1, *DECISION.widths[1:])), SLIM_BASE)
+        load_networks(CAMPAIGN, replace(DECISION, widths=(DECISION.widths[0] - 1, *DECISION.widths[1:])), SLIM_BASE)[0]
 
 
 def test_personalising_needs_data_to_learn_from() -> None:

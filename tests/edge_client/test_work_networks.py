@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from prunefleet_edge import work
+from prunefleet_edge import campaign_networks, work
 from prunefleet_edge.data import Samples
 from prunefleet_edge.kept_networks import KeptFolder, file_name
 from prunefleet_edge.models import build, parse_spec
@@ -97,7 +97,7 @@ def test_what_the_operator_left_out_is_left_out_on_the_device(ran: Path, tmp_pat
     campaign = campaign_of(made)
     assert [group.name for group in campaign.layout.groups] == ["net.b", "net.c"]
     allowed = (NAME,)
-    assert work.layout_fingerprint(campaign, made.weights, allowed) == campaign.layout.fingerprint()
+    assert campaign_networks.layout_fingerprint(campaign, made.weights, allowed) == campaign.layout.fingerprint()
     options = work.WorkOptions(RECIPE, seed=3, allowed_code=allowed)
     vote = work.prepare_vote(campaign, made.weights, samples(), options)
     assert vote.grades_C.shape == (16,)
@@ -197,4 +197,4 @@ def test_a_layout_with_another_group_has_another_fingerprint(ran: Path) -> None:
     campaign = campaign_of(made)
     groups = (campaign.layout.groups[0], replace(campaign.layout.groups[1], name="elsewhere"))
     other = replace(campaign, layout=replace(campaign.layout, groups=groups))
-    assert work.layout_fingerprint(other, made.weights, (NAME,)) != other.layout.fingerprint()
+    assert campaign_networks.layout_fingerprint(other, made.weights, (NAME,)) != other.layout.fingerprint()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefleet_edge import work
+from prunefleet_edge.campaign_networks import load_networks
 from prunefleet_edge.data import Samples
 from prunefleet_edge.gate import Verdict
 from prunefleet_edge.models import build, example_input, parse_spec
@@ -23,7 +24,7 @@ from prunefleet_edge.recipes import Recipe
 from prunefleet_edge.retraining import Anchored, Distilled, retrain
 from prunefleet_edge.retraining_options import FLEET_STRATEGIES, PLAIN, RetrainingOptions
 from prunefleet_edge.training import train
-from prunefleet_edge.work import WorkOptions, dense_copy, load_slim, personalise
+from prunefleet_edge.work import WorkOptions, dense_copy, personalise
 from prunefleet_edge.work_process import Worker, WorkSetup
 from prunefleet_shared import campaign as terms
 from prunefleet_shared.campaign import CohortPolicy, Decision, PrivacyTerms
@@ -86,7 +87,7 @@ def kept_by(options: WorkOptions) -> nn.Module:
 
 
 def shipped() -> nn.Module:
-    return load_slim(CAMPAIGN, DECISION, SLIM_BASE)
+    return load_networks(CAMPAIGN, DECISION, SLIM_BASE)[0]
 
 
 def by(strategy: RetrainingOptions) -> nn.Module:
@@ -145,7 +146,7 @@ def test_the_own_choice_is_trained_plainly_whatever_the_strategy(name: str, monk
 
 
 def test_regrow_is_refused_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "load_slim", lambda *_arguments: pytest.fail("it went on"))
+    monkeypatch.setattr(work, "load_networks", lambda *_arguments: pytest.fail("it went on"))
     with pytest.raises(ConfigError, match="regrow fills the gaps"):
         by(RetrainingOptions("regrow"))
 

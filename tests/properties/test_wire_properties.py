@@ -130,10 +130,12 @@ ups = st.one_of(
     ),
     st.builds(ListMembers, st.none() | roles, st.just("") | names),
 )
-vote_totals = st.builds(
+fleet_totals = st.builds(
     Total, st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20).map(tuple), st.integers(1, 10**6)
 )
-offers = st.builds(DecisionOffer, documents, documents, st.none() | vote_totals)
+offers = st.builds(
+    DecisionOffer, documents, documents, st.none() | fleet_totals, st.lists(fleet_totals, max_size=8).map(tuple)
+)
 waits = st.one_of(
     st.builds(ComeBack, st.integers(0, 2**32 - 1), st.sampled_from(Awaited)),
     st.builds(CampaignEnded, st.sampled_from(Ending)),

@@ -223,12 +223,14 @@ def test_the_longest_answer_fits(method, message):
 
 
 LARGEST_TOTAL = Total((7 * limits.MAX_DEVICES,) * limits.MAX_LANES, limits.MAX_DEVICES)
+LARGEST_OUTCOME = Total((limits.MAX_DEVICES,) * limits.MAX_OUTCOME_LANES, limits.MAX_DEVICES)
+LONGEST_OFFER = DecisionOffer(LONGEST, replace(LONGEST, kind="decision"), LARGEST_TOTAL, (LARGEST_OUTCOME,) * 8)
 
 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        (TRAINER + "AwaitDecision", DecisionOffer(LONGEST, replace(LONGEST, kind="decision"), LARGEST_TOTAL)),
+        (TRAINER + "AwaitDecision", LONGEST_OFFER),
         (ENROLMENT + "Join", LONGEST_MEMBERSHIP),
         (AUTHORITY + "Renew", LONGEST_MEMBERSHIP),
         (AUTHORITY + "ListDenied", DenyList(("f" * 40,) * limits.MAX_DENIED)),
@@ -239,6 +241,17 @@ LARGEST_TOTAL = Total((7 * limits.MAX_DEVICES,) * limits.MAX_LANES, limits.MAX_D
 )
 def test_the_longest_answer_of_the_other_services_fits(path, message):
     comes_back_the_same(path, message)
+
+
+@pytest.mark.parametrize(
+    "totals",
+    [(LARGEST_OUTCOME,) * 9, (Total((0,) * (limits.MAX_OUTCOME_LANES + 1), 3),), (Total((), 3),), (Total((1,), 0),)],
+    ids=["too many", "too long", "empty", "of nobody"],
+)
+def test_sums_of_outcomes_that_cannot_be_are_refused(totals):
+    """Whoever encodes reads back what it wrote, by the rules of whoever reads it."""
+    with pytest.raises(LocalProtocolError, match="MALFORMED; expected"):
+        wire.encode_down(TRAINER + "AwaitDecision", replace(LONGEST_OFFER, vote_total=None, outcome_totals=totals))
 
 
 def comes_back_the_same(path, message):

@@ -25,7 +25,7 @@ from prunefleet_coordinator.grpc_carrier import start_server
 from prunefleet_coordinator.runner import CoordinatorRunner
 from prunefleet_coordinator.store import SqlStore
 from prunefleet_coordinator.testing import counting_ids
-from prunefleet_edge import work
+from prunefleet_edge import campaign_networks, work
 from prunefleet_edge.data import ImageArray, LabelArray, Samples, check_images
 from prunefleet_edge.device import Vote
 from prunefleet_edge.egress import Egress, EgressRecord
@@ -154,7 +154,7 @@ class Worker:
         self._options = work.WorkOptions(RECIPE, seed=seed, state_dir=state_dir)
 
     async def layout_fingerprint(self, campaign: Campaign, base: bytes) -> str:
-        return work.layout_fingerprint(campaign, base)
+        return campaign_networks.layout_fingerprint(campaign, base)
 
     async def prepare_vote(self, campaign: Campaign, base: bytes) -> Vote:
         self._votes[self._seed] = work.prepare_vote(campaign, base, self._own, self._options)

@@ -36,7 +36,7 @@ from prunefleet_shared.testing import (
     tiny_decision,
 )
 from prunefleet_shared.wire_limits import CHUNK_BYTES
-from prunefleet_trainer.runner import Retrained, TrainerRunner
+from prunefleet_trainer.runner import Retrained, SteeringSums, TrainerRunner
 
 CAMPAIGN = tiny_campaign()
 DECISION = tiny_decision(CAMPAIGN)
@@ -55,15 +55,15 @@ class Trainer:
         self.link = ScriptedLink(script)
         self.clock = SimClock()
         self.asked: list[Decision] = []
-        self.totals: list[Total | None] = []
+        self.sums: list[SteeringSums | None] = []
         self.is_retrained = True
         self._model = model
 
-    async def _retrain(self, campaign: Campaign, decision: Decision, vote_total: Total | None) -> Retrained:
+    async def _retrain(self, campaign: Campaign, decision: Decision, sums: SteeringSums | None) -> Retrained:
         assert campaign == CAMPAIGN
         self.asked.append(decision)
-        self.totals.append(vote_total)
-        return Retrained(self._model, "5e" * 32 if vote_total else "", self.is_retrained)
+        self.sums.append(sums)
+        return Retrained(self._model, "5e" * 32 if sums else "", self.is_retrained)
 
     def run(self, campaign_id: str = CAMPAIGN.campaign_id) -> Ending:
         runner = TrainerRunner(
@@ -130,9 +130,11 @@ def test_the_document_names_the_decision_and_the_model_and_is_signed() -> None:
 
 def test_a_steered_slim_base_names_the_record_of_its_steering() -> None:
     total = Total((3, 1, 2), 4)
-    trainer = Trainer([replace(OFFER, vote_total=total), STORED, STORED, DONE], b"a slim base")
+    outcomes = (Total((5, 4), 5), Total((6, 6), 6))
+    offer = replace(OFFER, vote_total=total, outcome_totals=outcomes)
+    trainer = Trainer([offer, STORED, STORED, DONE], b"a slim base")
     trainer.run()
-    assert trainer.totals == [total]
+    assert trainer.sums == [SteeringSums(total, outcomes)]
     assert trainer.published[0].steering_digest == "5e" * 32
 
 

@@ -56,7 +56,7 @@ from prunefleet_trainer.model_folder import ModelFolder
 from prunefleet_trainer.public import prune_base
 from prunefleet_trainer.retrain_job import RetrainOrder
 from prunefleet_trainer.retraining import ChildRetraining, RetrainPlan
-from prunefleet_trainer.runner import Retrained
+from prunefleet_trainer.runner import Retrained, SteeringSums
 
 # --- bases and slim bases --------------------------------------------------------------------------------------------
 
@@ -118,7 +118,9 @@ def test_a_child_makes_the_slim_base_and_a_second_trainer_finds_it(
 
 def test_without_public_data_the_base_is_pruned_and_not_trained(tmp_path: Path, public: Path, base: Path) -> None:
     without = replace(plan(tmp_path, public, base), public=None)
-    made = asyncio.run(ChildRetraining(ScriptedLink([]), without, print)(CAMPAIGN, DECISION, Total((1,), 2)))
+    made = asyncio.run(
+        ChildRetraining(ScriptedLink([]), without, print)(CAMPAIGN, DECISION, SteeringSums(Total((1,), 2)))
+    )
     masks = masks_by_order(DECISION.prior, DECISION.widths)
     assert made == Retrained(prune_base(SPEC, FILES.weights, masks), is_retrained=False)
     assert retrain(ScriptedLink([]), plan(tmp_path, public, base)) != made.model, "public data that came later are used"

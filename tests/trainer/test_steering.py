@@ -95,7 +95,7 @@ def test_the_sum_tells_what_the_fleet_sees(steering: Steering) -> None:
 
 
 def test_public_images_are_drawn_like_what_the_fleet_sees_and_no_kind_is_left_out(steering: Steering) -> None:
-    shares = [float(steering.weights_N[PUBLIC.labels == label].sum()) for label in range(6)]
+    shares = [float(steering.draws[0][PUBLIC.labels == label].sum()) for label in range(6)]
     weights = [weight / PPM for weight in steering.record.mixture.weights_ppm]
     assert shares == pytest.approx([(3 * weight + 1 / 6) / 4 for weight in weights])
 

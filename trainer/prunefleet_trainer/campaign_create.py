@@ -60,6 +60,7 @@ class CampaignWish:
         limits: What every choice of widths must leave.
         acceptance: By what decisions are judged; None: nothing is.
         gate: What devices set the fleet's network against.
+        num_clusters: Parts of the fleet that get a network of their own; more than 1 needs steering.
     """
 
     device_class: str
@@ -81,6 +82,7 @@ class CampaignWish:
     limits: Limits = NO_LIMITS
     acceptance: Acceptance | None = None
     gate: GateTerms = DEFAULT_GATE
+    num_clusters: int = 1
 
 
 def check_cohort(cohort: CohortPolicy) -> CohortPolicy:
@@ -134,7 +136,11 @@ def make_base(wish: CampaignWish, say: Callable[[str], None]) -> BaseFiles:
         public = labelled_by(model, public)
     say("tracing the base, and checking that its channels can be removed")
     needs_memory = TRAINING_MEMORY in {budget.unit for budget in wish.budgets}
-    files = describe_base(spec, model, public if wish.is_steered else None, with_training_memory=needs_memory)
+    steered_by = public if wish.is_steered else None
+    if wish.num_clusters > 1 and steered_by is None:
+        msg = "--clusters: parts of what lift masks tell of the fleet; give --public, and leave out --no-steering"
+        raise ConfigError(msg)
+    files = describe_base(spec, model, steered_by, num_clusters=wish.num_clusters, with_training_memory=needs_memory)
     return _with_latency(files, profile, wish.limits, say) if profile else files
 
 

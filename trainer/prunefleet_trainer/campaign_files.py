@@ -81,7 +81,12 @@ class BaseFiles:
 
 
 def describe_base(
-    spec: ModelSpec, model: nn.Module, public: Samples | None = None, *, with_training_memory: bool = False
+    spec: ModelSpec,
+    model: nn.Module,
+    public: Samples | None = None,
+    *,
+    num_clusters: int = 1,
+    with_training_memory: bool = False,
 ) -> BaseFiles:
     """Trace ``model``, try out what can be pruned safely, and write down all that others need to know of it.
 
@@ -89,6 +94,7 @@ def describe_base(
         spec: The network.
         model: The same with weights.
         public: What to steer by; None for a campaign that does not.
+        num_clusters: Parts of the fleet that get a network of their own, where it is steered.
         with_training_memory: Rehearse what training takes (:data:`~prunefleet_edge.local_subject.MEMORY_BATCH` images
             at a time), for a cost table.
 
@@ -100,7 +106,7 @@ def describe_base(
     traced = onboard(model, example)
     macs, parameters = (cost_table(model, example, traced, unit) for unit in ("macs", "parameters"))
     scores = l1_saliency(model, traced)
-    steering = None if public is None else steering_terms(public_use(model, traced, public))
+    steering = None if public is None else steering_terms(public_use(model, traced, public), num_clusters)
     further = {TRAINING_MEMORY: memory_table(model, example, traced, MEMORY_BATCH)} if with_training_memory else {}
     return BaseFiles(str(spec), save_weights(model), traced.layout, macs, parameters, scores, steering, further)
 
@@ -224,9 +230,7 @@ def _with_noise(
 ) -> PrivacyTerms:
     if wish is None:
         return privacy
-    is_steered = files.steering is not None
-    noise = make_noise_terms(files.layout, num_levels, wish, acceptance, is_steered=is_steered)
-    return replace(privacy, noise=noise)
+    return replace(privacy, noise=make_noise_terms(files.layout, num_levels, wish, acceptance, files.steering))
 
 
 def agnostic_masks(files: BaseFiles, table: WidthCost, budget: int, limits: Limits = NO_LIMITS) -> list[BoolArray]:

@@ -68,6 +68,7 @@ class CreateOptions:
     epochs: int | None
     seed: int
     steering: bool
+    clusters: int
     unlabelled: bool
     state: Path | None
     budget: list[str] | None
@@ -198,6 +199,7 @@ def create_campaigns(options: CreateOptions, say: Callable[[str], None]) -> list
         options.limits,
         options.acceptance,
         GateTerms(options.gate_alternative),
+        options.clusters,
     )
     keys = asyncio.run(_keys(options))
     files, campaigns = make_base(wish, say), {}
@@ -284,6 +286,7 @@ def _facts(campaign: Campaign, folder: Path) -> dict[str, Any]:
         "model": campaign.model,
         "privacy_mode": campaign.privacy.mode,
         "is_steered": campaign.steering is not None,
+        "num_clusters": campaign.steering.num_clusters if campaign.steering else 1,
         "base_digest": campaign.base_digest,
         "num_groups": len(campaign.layout.groups),
         "num_channels": campaign.layout.num_channels,

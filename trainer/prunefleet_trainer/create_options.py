@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from prunefleet_shared.steering_terms import MAX_CLUSTERS
+
 ClassOption = Annotated[
     list[str],
     typer.Option(
@@ -32,3 +34,17 @@ CanaryOption = Annotated[
     int, typer.Option(help="With --max-loss: devices that try a decision before others do; 0: the whole cohort.")
 ]
 CanaryCohortsOption = Annotated[int, typer.Option(help="Cohorts of so many canaries; three or more stand a bad one.")]
+SteeringOption = Annotated[
+    bool, typer.Option(help="Ask for lift masks, which say what the fleet sees; needs --public.")
+]
+ClustersOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=MAX_CLUSTERS,
+        help="Parts of the fleet that get a network of their own, beside the one for all; owners must allow it.",
+    ),
+]
+UnlabelledOption = Annotated[
+    bool, typer.Option("--unlabelled", help="Public labels are not known: the base's own answers take their place.")
+]

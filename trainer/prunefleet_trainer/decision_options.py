@@ -15,6 +15,7 @@ from prunefleet_shared.decision_rules import DecisionRules, why_rules_impossible
 from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.gate_terms import OWN
 from prunefleet_shared.limits import Limits
+from prunefleet_trainer.create_options import ClustersOption, SteeringOption, UnlabelledOption
 
 MACS, PARAMETERS, TRAINING_MEMORY, LATENCY = "macs", "parameters", "training-memory", "latency"
 BUDGET_UNITS = (MACS, PARAMETERS, TRAINING_MEMORY, LATENCY)
@@ -68,13 +69,9 @@ def decision_options(  # noqa: PLR0913 - one argument per option
             help="What devices hold the fleet's network against: own; fleet_widths, for one artefact for all."
         ),
     ] = OWN,
-    steering: Annotated[
-        bool, typer.Option(help="Ask for lift masks, which say what the fleet sees; needs --public.")
-    ] = True,
-    unlabelled: Annotated[
-        bool,
-        typer.Option("--unlabelled", help="Public labels are not known: the base's own answers take their place."),
-    ] = False,
+    steering: SteeringOption = True,
+    clusters: ClustersOption = 1,
+    unlabelled: UnlabelledOption = False,
 ) -> None:
     """The options; a command takes them over with ``option_sets.with_options_of``."""
 

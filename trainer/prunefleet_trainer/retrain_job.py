@@ -51,6 +51,7 @@ class RetrainOrder:
         cache: Folder for the result, under the decision's fingerprint.
         allowed_code: Each ``package.module:factory`` that the person at this machine lets a network be made by.
         vote_total: JSON of the sum that the decision follows from, to steer by; empty draws every image alike.
+        outcome_totals: JSON of each sum of outcomes so far, the oldest first, to regroup clusters by.
         steering_record: Where the record of the steering goes.
         is_unlabelled: Whether the base's own answers take the place of the data's labels.
     """
@@ -65,6 +66,7 @@ class RetrainOrder:
     cache: str
     allowed_code: tuple[str, ...] = ()
     vote_total: str = ""
+    outcome_totals: tuple[str, ...] = ()
     steering_record: str = ""
     is_unlabelled: bool = False
 
@@ -109,9 +111,10 @@ def retrain(order: RetrainOrder) -> Path:
 def _retrained(
     order: RetrainOrder, campaign: Campaign, decision: Decision, base: bytes, masks: Sequence[BoolArray]
 ) -> bytes:
+    from prunefleet_edge.campaign_networks import load_base
     from prunefleet_edge.data_source import load_source
     from prunefleet_edge.models import parse_spec
-    from prunefleet_edge.work import load_base
+    from prunefleet_edge.models.weights import join_networks
     from prunefleet_trainer.public import labelled_by, retrain_slim_base
     from prunefleet_trainer.recipes import public_recipes
 
@@ -120,38 +123,43 @@ def _retrained(
     if order.is_unlabelled:
         public = labelled_by(load_base(campaign, base, order.allowed_code), public)
     recipe = public_recipes(RecipeName(order.recipe), spec).with_epochs(order.epochs or None).slim_base
-    weights_N = _steered(order, campaign, decision, base, public)
-    tell = epoch_teller(f"retraining level {decision.level + 1} on {len(public)} public images", recipe.epochs)
     seed = int(decision.fingerprint[:8], 16)  # the same decision and data give the same slim base
-    return retrain_slim_base(
-        campaign.model,
-        base,
-        masks,
-        public,
-        recipe,
-        seed,
-        weights_N,
-        on_epoch=tell,
-        layout=campaign.layout,
-        allowed_code=order.allowed_code,
-    )
+    networks, draws = [], _steered(order, campaign, decision, base, public)
+    for number, weights_N in enumerate(draws, start=1):
+        which = f", network {number} of {len(draws)}" if len(draws) > 1 else ""
+        words = f"retraining level {decision.level + 1} on {len(public)} public images{which}"
+        network = retrain_slim_base(
+            campaign.model,
+            base,
+            masks,
+            public,
+            recipe,
+            seed,
+            weights_N,
+            on_epoch=epoch_teller(words, recipe.epochs),
+            layout=campaign.layout,
+            allowed_code=order.allowed_code,
+        )
+        networks.append(network)
+    return join_networks(networks)
 
 
 def _steered(
     order: RetrainOrder, campaign: Campaign, decision: Decision, base: bytes, public: Samples
-) -> Tensor | None:
-    """How often each public image is drawn, once the record of why is written; None draws all alike."""
+) -> Sequence[Tensor | None]:
+    """For each network how often each public image is drawn, once the record is written; None draws all alike."""
     from prunefleet_trainer.steering import steer
 
     if not order.vote_total:
-        return None
+        return [None]
     vote_total = read_document(order.vote_total.encode(), Total)
-    steering = steer(campaign, decision, vote_total, base, public, order.allowed_code)
+    outcome_totals = [read_document(text.encode(), Total) for text in order.outcome_totals]
+    steering = steer(campaign, decision, vote_total, base, public, order.allowed_code, outcome_totals)
     if steering is None:
-        return None
+        return [None]
     write_document(Path(order.steering_record), steering.record)
     print(steering_words(steering.record), file=sys.stderr, flush=True)  # noqa: T201 - progress
-    return steering.weights_N
+    return steering.draws
 
 
 def _read_base(path: Path) -> bytes:

@@ -17,13 +17,13 @@ from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.document_file import read_document_file, write_document
 from prunefleet_shared.documents import canonical_bytes, digest
 from prunefleet_shared.errors import InputError
-from prunefleet_shared.messages import Link, Total
+from prunefleet_shared.messages import Link
 from prunefleet_shared.steering_record import SteeringRecord, record_digest
 from prunefleet_trainer.model_folder import ModelFolder
 from prunefleet_trainer.model_transfer import fetch_model
 from prunefleet_trainer.recipe_name import RecipeName
 from prunefleet_trainer.retrain_job import RetrainOrder
-from prunefleet_trainer.runner import Retrained
+from prunefleet_trainer.runner import Retrained, SteeringSums
 
 MAX_RETRAIN_S = 48 * 3600.0
 """Longest time that a retraining may take."""
@@ -78,8 +78,8 @@ class ChildRetraining:
         self._cache = plan.state / (PRUNED if plan.public is None else RETRAINED)
         self._slim_bases = ModelFolder(self._cache)
 
-    async def __call__(self, campaign: Campaign, decision: Decision, vote_total: Total | None) -> Retrained:
-        """The slim base of ``decision``, steered by ``vote_total``.
+    async def __call__(self, campaign: Campaign, decision: Decision, sums: SteeringSums | None) -> Retrained:
+        """The slim base of ``decision``, steered by ``sums``.
 
         Raises:
             InputError: Data or base cannot be used, or training failed (the user's to mend).
@@ -87,14 +87,14 @@ class ChildRetraining:
             RemoteProtocolError: The coordinator has no such base.
             CarrierError: It cannot be reached.
         """
-        finished = self._finished(decision, vote_total)
+        finished = self._finished(decision, sums)
         if finished:
             self._say(f"level {decision.level + 1} was made before; sending it again")
             return finished
         base = await self._base(campaign)
         self._say(f"campaign {campaign.campaign_id[:8]}, level {decision.level + 1}: {self._what()}")
-        await _run_child(self._write_order(campaign, decision, base, vote_total))
-        finished = self._finished(decision, vote_total)
+        await _run_child(self._write_order(campaign, decision, base, sums))
+        finished = self._finished(decision, sums)
         if finished is None:
             msg = f"{self._what()} level {decision.level + 1} left no model in {self._plan.state}; is the disk full?"
             raise InputError(msg)
@@ -103,14 +103,14 @@ class ChildRetraining:
     def _what(self) -> str:
         return "pruning, without public data" if self._plan.public is None else "retraining"
 
-    def _finished(self, decision: Decision, vote_total: Total | None) -> Retrained | None:
+    def _finished(self, decision: Decision, sums: SteeringSums | None) -> Retrained | None:
         if self._plan.public is None:
             pruned = self._slim_bases.path(decision.fingerprint)
             return None if pruned is None else Retrained(pruned.read_bytes(), is_retrained=False)
         path, record = self._slim_bases.path(decision.fingerprint), self._record_path(decision)
-        if path is None or (vote_total is not None and not record.exists()):
+        if path is None or (sums is not None and not record.exists()):
             return None
-        steering = "" if vote_total is None else record_digest(read_document_file(record, SteeringRecord))
+        steering = "" if sums is None else record_digest(read_document_file(record, SteeringRecord))
         return Retrained(path.read_bytes(), steering)
 
     def _record_path(self, decision: Decision) -> Path:
@@ -137,7 +137,7 @@ class ChildRetraining:
         self._say(f"{path} is {got[:12]}, not the base of campaign {campaign.campaign_id[:8]}; not used for it")
         return None
 
-    def _write_order(self, campaign: Campaign, decision: Decision, base: Path, vote_total: Total | None) -> Path:
+    def _write_order(self, campaign: Campaign, decision: Decision, base: Path, sums: SteeringSums | None) -> Path:
         order = RetrainOrder(
             campaign=canonical_bytes(campaign).decode(),
             decision=canonical_bytes(decision).decode(),
@@ -148,7 +148,8 @@ class ChildRetraining:
             threads=self._plan.threads,
             cache=str(self._cache),
             allowed_code=self._plan.allowed_code,
-            vote_total="" if vote_total is None else canonical_bytes(vote_total).decode(),
+            vote_total="" if sums is None else canonical_bytes(sums.vote).decode(),
+            outcome_totals=tuple(canonical_bytes(total).decode() for total in sums.outcomes) if sums else (),
             steering_record=str(self._record_path(decision)),
             is_unlabelled=self._plan.is_unlabelled,
         )

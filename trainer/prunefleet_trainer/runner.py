@@ -43,8 +43,21 @@ class Retrained:
     is_retrained: bool = True
 
 
-Retrain = Callable[[Campaign, Decision, Total | None], Awaitable[Retrained]]
-"""Makes a slim base for a decision, steered by the sum of votes where there is one."""
+@dataclass(frozen=True, slots=True)
+class SteeringSums:
+    """What a slim base is steered by.
+
+    Attributes:
+        vote: The sum that the decision follows from.
+        outcomes: In a campaign with clusters, the sums of outcomes so far, the oldest first.
+    """
+
+    vote: Total
+    outcomes: tuple[Total, ...] = ()
+
+
+Retrain = Callable[[Campaign, Decision, SteeringSums | None], Awaitable[Retrained]]
+"""Makes a slim base for a decision, steered by the fleet's sums where there are some."""
 WATCH_S = 5.0
 """Time between two questions whether the work is still wanted."""
 FOREIGN_REST_S = 10.0
@@ -114,8 +127,9 @@ class TrainerRunner:
             case ComeBack(after_ms, _):
                 await self._sleep(after_ms / 1000)
                 return None
-            case DecisionOffer(campaign, decision, vote_total):
-                return await self._answer(*self._opened(campaign, decision), vote_total)
+            case DecisionOffer(campaign, decision, vote_total, outcome_totals):
+                sums = SteeringSums(vote_total, outcome_totals) if vote_total else None
+                return await self._answer(*self._opened(campaign, decision), sums)
             case answer:
                 msg = f"AwaitDecision was answered by a {type(answer).__name__}"
                 raise LocalProtocolError(msg)
@@ -131,7 +145,7 @@ class TrainerRunner:
             raise reject(RejectReason.WRONG_CAMPAIGN, expected=self._campaign_id or campaign.campaign_id)
         return campaign, decision
 
-    async def _answer(self, campaign: Campaign, decision: Decision, vote_total: Total | None) -> SlimBase | None:
+    async def _answer(self, campaign: Campaign, decision: Decision, sums: SteeringSums | None) -> SlimBase | None:
         if campaign.slim_base_key != public_bytes(self._signing_key.public_key()).hex():
             if self._campaign_id:
                 expected, got = "a campaign that names our key", "one that names another trainer's"
@@ -140,12 +154,12 @@ class TrainerRunner:
                 self._on_foreign(campaign)
             await self._sleep(FOREIGN_REST_S)
             return None
-        retrained = await self._retrained(campaign, decision, vote_total)
+        retrained = await self._retrained(campaign, decision, sums)
         return None if retrained is None else await self._publish(decision, retrained)
 
-    async def _retrained(self, campaign: Campaign, decision: Decision, vote_total: Total | None) -> Retrained | None:
+    async def _retrained(self, campaign: Campaign, decision: Decision, sums: SteeringSums | None) -> Retrained | None:
         """The slim base; None when it is no longer wanted."""
-        work = asyncio.ensure_future(self._retrain(campaign, decision, vote_total))
+        work = asyncio.ensure_future(self._retrain(campaign, decision, sums))
         try:
             while not work.done():
                 await asyncio.wait({work}, timeout=WATCH_S)

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunefleet_edge.campaign_networks import load_base, traced_as_asked
 from prunefleet_edge.data import Samples
 from prunefleet_edge.saliency import channel_use, lift_saliency
 from prunefleet_edge.tracing import Trace
-from prunefleet_edge.work import load_base, traced_as_asked
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.errors import InputError
 from prunefleet_shared.masks import FloatArray, IntArray, grade_layout, half_mask
@@ -65,11 +65,11 @@ def public_use(base: nn.Module, traced: Trace, public: Samples) -> PublicUse:
     return PublicUse(tuple(classes.tolist()), kind_N, np.stack(uses))
 
 
-def steering_terms(use: PublicUse) -> SteeringTerms:
-    """What a campaign tells its devices of public use: mean and standard deviation over kinds."""
+def steering_terms(use: PublicUse, num_clusters: int = 1) -> SteeringTerms:
+    """What a campaign tells its devices of public use: mean and standard deviation over kinds; and of clusters."""
     mean_C, spread_C = use.use_KC.mean(axis=0) * USE_UNIT, use.use_KC.std(axis=0) * USE_UNIT
     usual = tuple(int(value) for value in np.rint(mean_C))
-    return SteeringTerms(usual, tuple(max(1, int(value)) for value in np.rint(spread_C)))
+    return SteeringTerms(usual, tuple(max(1, int(value)) for value in np.rint(spread_C)), num_clusters)
 
 
 def profiles(campaign: Campaign, terms: SteeringTerms, use: PublicUse) -> IntArray:
@@ -84,11 +84,12 @@ class Steering:
 
     Attributes:
         record: What the fleet seems to see, and how that was found out.
-        weights_N: How often each public image is drawn, relative to the others, float64.
+        draws: For each of the slim base's networks, how often each public image is drawn, relative to the others,
+            float64 [N].
     """
 
     record: SteeringRecord
-    weights_N: Tensor
+    draws: tuple[Tensor, ...]
 
 
 def steer(
@@ -98,8 +99,9 @@ def steer(
     base: bytes,
     public: Samples,
     allowed_code: Collection[str] = (),
+    outcome_totals: Sequence[Total] = (),
 ) -> Steering | None:
-    """Find out what the fleet seems to see, from its sum; None where the campaign does not steer.
+    """Find out what the fleet seems to see, from its sums; None where the campaign does not steer.
 
     Raises:
         InputError: Base or public data cannot be used (the user's to mend).
@@ -110,8 +112,9 @@ def steer(
         return None
     dense = load_base(campaign, base, allowed_code)
     use = public_use(dense, traced_as_asked(campaign, dense), public)
-    record = make_record(campaign, decision, vote_total, use.kinds, profiles(campaign, campaign.steering, use))
-    return Steering(record, draw_weights(record.mixture.weights_ppm, use.kind_N))
+    masks_KC = profiles(campaign, campaign.steering, use)
+    record = make_record(campaign, decision, vote_total, use.kinds, masks_KC, outcome_totals)
+    return Steering(record, tuple(draw_weights(shares, use.kind_N) for shares in record.network_weights_ppm))
 
 
 def draw_weights(weights_ppm: Sequence[int], kind_N: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -15,6 +15,8 @@ from prunefleet_edge.models.resnet import Normalised
 from prunefleet_shared.errors import InputError
 
 _SMALLEST_STD = 1e-3
+_MARK = "/"
+"""Parts of torch's own names have a full stop between them, and never this."""
 
 
 def save_weights(model: nn.Module) -> bytes:
@@ -29,6 +31,35 @@ def load_weights(model: nn.Module, weights: bytes, what: str) -> nn.Module:
         InputError: Not such a file, or for another network.
     """
     return _fill(model, _tensors(weights, what, type(model).__name__), what)
+
+
+def join_networks(networks: Sequence[bytes]) -> bytes:
+    """One safetensors file for networks of one shape; the first as it is by itself, the others' tensors prefixed."""
+    if len(networks) == 1:
+        return networks[0]
+    parts = [(_prefix(index), load_tensors(weights)) for index, weights in enumerate(networks)]
+    return save_tensors({prefix + name: tensor for prefix, tensors in parts for name, tensor in tensors.items()})
+
+
+def split_networks(weights: bytes, what: str) -> list[bytes]:
+    """The networks that :func:`join_networks` has put together, each as a safetensors file.
+
+    Raises:
+        InputError: Not such a file.
+    """
+    tensors = _tensors(weights, what, "slim networks")
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        prefix, mark, rest = name.rpartition(_MARK)
+        parts.setdefault(prefix + mark, {})[rest] = tensor
+    if not parts or set(parts) != {_prefix(index) for index in range(len(parts))}:
+        msg = f"{what}: expected networks numbered from 0, got {', '.join(sorted(parts)) or 'none'}"
+        raise InputError(msg)
+    return [save_tensors(parts[_prefix(index)]) for index in range(len(parts))]
+
+
+def _prefix(index: int) -> str:
+    return f"network-{index}{_MARK}" if index else ""
 
 
 def read_base(

@@ -335,16 +335,18 @@ class AwaitDecisionResponse(_message.Message):
     def __init__(self, offer: _Optional[_Union[DecisionOffer, _Mapping]] = ..., come_back: _Optional[_Union[ComeBack, _Mapping]] = ..., campaign_ended: _Optional[_Union[CampaignEnded, _Mapping]] = ...) -> None: ...
 
 class DecisionOffer(_message.Message):
-    __slots__ = ("campaign", "decision", "vote_total")
+    __slots__ = ("campaign", "decision", "vote_total", "outcome_totals")
     CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
     VOTE_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_TOTALS_FIELD_NUMBER: _ClassVar[int]
     campaign: SignedDocument
     decision: SignedDocument
-    vote_total: VoteTotal
-    def __init__(self, campaign: _Optional[_Union[SignedDocument, _Mapping]] = ..., decision: _Optional[_Union[SignedDocument, _Mapping]] = ..., vote_total: _Optional[_Union[VoteTotal, _Mapping]] = ...) -> None: ...
+    vote_total: Total
+    outcome_totals: _containers.RepeatedCompositeFieldContainer[Total]
+    def __init__(self, campaign: _Optional[_Union[SignedDocument, _Mapping]] = ..., decision: _Optional[_Union[SignedDocument, _Mapping]] = ..., vote_total: _Optional[_Union[Total, _Mapping]] = ..., outcome_totals: _Optional[_Iterable[_Union[Total, _Mapping]]] = ...) -> None: ...
 
-class VoteTotal(_message.Message):
+class Total(_message.Message):
     __slots__ = ("lanes", "num_devices")
     LANES_FIELD_NUMBER: _ClassVar[int]
     NUM_DEVICES_FIELD_NUMBER: _ClassVar[int]
