@@ -73,6 +73,7 @@ class PrivacyReport:
         largest: The largest one; None in mode ``plain``.
         noise: In mode ``sum+dp`` only.
         is_authority_built_in: Whether the coordinator also issues certificates.
+        num_networks: Networks of a slim base, between which devices choose.
     """
 
     campaign_id: str
@@ -82,6 +83,7 @@ class PrivacyReport:
     largest: CohortPromise | None
     noise: NoisePromise | None
     is_authority_built_in: bool
+    num_networks: int = 1
 
 
 def describe(campaign: Campaign, *, is_authority_built_in: bool) -> PrivacyReport:
@@ -97,6 +99,7 @@ def describe(campaign: Campaign, *, is_authority_built_in: bool) -> PrivacyRepor
         largest=_cohort_promise(cohort.size, fewest) if is_private else None,
         noise=_noise_promise(campaign, terms.noise) if terms.noise else None,
         is_authority_built_in=is_authority_built_in,
+        num_networks=campaign.num_networks,
     )
 
 
@@ -146,6 +149,10 @@ _EXACT = (
     " right every time, even among 1,000 devices; over 500 channels 95 times in 100 among 100 devices, 67 among 1,000"
     f" (area under the curve). Only noise helps: mode {SUM_DP}.",
 )
+_NETWORKS = (
+    "Devices choose among {} networks by their own images. Each downloads all of them; but how many tried and kept which"
+    " is in the sums of outcomes, and tells about how many see what."
+)
 _UNPROTECTED = (
     "In every mode: no image, label or weight leaves a device. Not hidden in any: which devices took part, when, and"
     " how long they took. And nothing keeps a device from lying about its votes.",
@@ -170,6 +177,8 @@ def privacy_lines(report: PrivacyReport) -> list[str]:
         paragraphs += _sum_paragraphs(report.smallest, report.largest)
         paragraphs += _noise_paragraphs(report.noise) if report.noise else _EXACT
         paragraphs += _authority_paragraphs(report)
+    if report.num_networks > 1:
+        paragraphs.append(_NETWORKS.format(report.num_networks))
     paragraphs += _UNPROTECTED
     return [line for text in paragraphs for line in _wrapped(text)]
 

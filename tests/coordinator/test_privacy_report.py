@@ -13,6 +13,7 @@ from prunefleet_shared.campaign import PLAIN, SUM, SUM_DP, CohortPolicy, NoiseTe
 from prunefleet_shared.lanes import vote_lanes
 from prunefleet_shared.metrics import OUTCOME_LANES
 from prunefleet_shared.privacy_budget import multiplier_milli_for
+from prunefleet_shared.steering_terms import SteeringTerms
 
 VOTE_LANES = vote_lanes(small_campaign().layout, 2, is_noisy=True)
 MULTIPLIER_MILLI = multiplier_milli_for([VOTE_LANES, OUTCOME_LANES, OUTCOME_LANES], 2.0, 1e-6)
@@ -39,6 +40,14 @@ def test_a_sum_of_few_canaries_is_the_smallest_that_is_promised():
     assert describe(campaign, is_authority_built_in=False).smallest.num_devices == 50
     with_canaries = replace(campaign, acceptance=Acceptance(50, 100, canary_size=10))
     assert describe(with_canaries, is_authority_built_in=False).smallest.num_devices == 5
+
+
+def test_which_network_a_device_takes_is_told_of_where_there_are_several():
+    num_channels = small_campaign().layout.num_channels
+    terms = SteeringTerms((1,) * num_channels, (1,) * num_channels, 3)
+    clustered = describe(replace(campaign_in(SUM), steering=terms), is_authority_built_in=False)
+    assert "Devices choose among 4 networks by their own images." in text_of(clustered)
+    assert "Devices choose among" not in text_of(report_of(SUM))
 
 
 def test_the_cohorts_numbers_follow_from_the_protocol():
