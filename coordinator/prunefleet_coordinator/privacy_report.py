@@ -150,8 +150,8 @@ _EXACT = (
     f" (area under the curve). Only noise helps: mode {SUM_DP}.",
 )
 _NETWORKS = (
-    "Devices choose among {} networks by their own images. Each downloads all of them; but how many tried and kept which"
-    " is in the sums of outcomes, and tells about how many see what."
+    "Devices choose among {} networks by their own images. Each downloads all of them; but how many tried, and kept,"
+    " which is in the sums of outcomes, and tells about how many see what."
 )
 _UNPROTECTED = (
     "In every mode: no image, label or weight leaves a device. Not hidden in any: which devices took part, when, and"
