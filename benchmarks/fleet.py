@@ -14,9 +14,12 @@ of steps there.
 - ``fleet_unsteered``: the fleet's topology, but all public images drawn alike; no gate. ``oracle``: drawn by the true
   classes; no gate.
 
+- ``fleet_clusters``: as ``fleet``, but each device takes the network that errs least on its images, of the one for all
+  and one for each of three parts of what the sums say the fleet sees.
+
 Experiments: ``few`` (fleets of twelve devices that see ten of twenty classes each), ``lacking`` (public data and base
-lack the fleet's classes). Rows are appended as they come to ``benchmarks/results/fleet_<experiment>.json``; what is
-there is not run again.
+lack the fleet's classes), ``clusters`` (devices that come in kinds, and devices that do not). Rows are appended as they
+come to ``benchmarks/results/fleet_<experiment>.json``; what is there is not run again.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ from fleet_cases import (
     holdings,
     public_of,
 )
-from fleet_jobs import Job, Slim, device_job, slim_job, start_worker, vote_job
+from fleet_jobs import GATED, Job, Slim, device_job, slim_job, start_worker, vote_job
 from result_file import RESULTS, ResultFile, Row, cache_folder
 
 from prunefleet_coordinator.aggregation import decide
@@ -66,8 +69,11 @@ from prunefleet_trainer.recipes import IMAGES
 from prunefleet_trainer.steering import PublicUse, draw_weights, profiles, public_use, steering_terms
 
 LEVELS_PERMILLE = (500, 250)
-CASES = {"few": "overlap", "lacking": "lacking"}
+CASES = {"few": ("overlap",), "lacking": ("lacking",), "clusters": ("families", "overlap")}
+NUM_CLUSTERS = {"clusters": 3}
 KEY = ("case", "arm", "images_per_class", "level_macs_ratio", "seed", "device")
+Draw = tuple[list[BoolArray], list[float] | None]
+"""What is kept, and how often each public image is drawn."""
 NO_KEY = b"no key: nothing is signed in this benchmark"
 
 
@@ -95,15 +101,17 @@ class Bench:
         case: Which fleet.
         epochs: Of public retraining.
         pool: Worker processes.
+        num_clusters: Of the arm ``fleet_clusters``; 1: there is no such arm.
         has_oracle: Whether the arm ``oracle`` is run, too.
     """
 
-    def __init__(self, case: Case, epochs: int, pool: Executor, *, has_oracle: bool) -> None:
+    def __init__(self, case: Case, epochs: int, pool: Executor, *, num_clusters: int, has_oracle: bool) -> None:
         self.case, self._epochs, self.pool, self._has_oracle = case, epochs, pool, has_oracle
         self.job = Job(case, cache_folder() / "fleet" / str(case))
         self.job.folder.mkdir(parents=True, exist_ok=True)
         self.public = public_of(case, load_cifar100())
-        self.files, self._use = _described(case.name, case.seed if case.name == "lacking" else 0)
+        files, self._use = _described(case.name, case.seed if case.name == "lacking" else 0)
+        self.files = replace(files, steering=steering_terms(self._use, num_clusters))
         self.campaign = self._campaign()
         (self.job.folder / "base.safetensors").write_bytes(self.files.weights)
         (self.job.folder / "campaign.json").write_bytes(canonical_bytes(self.campaign))
@@ -129,25 +137,33 @@ class Bench:
         lanes_L = np.load(path).sum(axis=0)
         return Total(tuple(int(lane) for lane in lanes_L), NUM_DEVICES)
 
-    def slims(self, vote_total: Total, level: int) -> tuple[dict[str, Slim], Row]:
-        """The slim base of every arm that has one, and what was found out about the fleet's classes."""
+    def slims(self, vote_total: Total, level: int) -> tuple[dict[str, tuple[Slim, ...]], Row]:
+        """The slim networks of every arm that has some, and what was found out about the fleet's classes."""
         decision = decide(self.campaign, vote_total, level)
         masks = masks_by_order(decision.prior, decision.widths)
         masks_KC = profiles(self.campaign, steering_terms(self._use), self._use)
         record = make_record(self.campaign, decision, vote_total, self._use.kinds, masks_KC)
-        weights_N = draw_weights(record.mixture.weights_ppm, self._use.kind_N)
         agnostic = agnostic_masks(self.files, self.campaign.cost_table, self.campaign.levels[level].budget)
-        draws = {
-            "fleet": (masks, weights_N.tolist()),
-            "fleet_unsteered": (masks, None),
-            "agnostic": (agnostic, None),
+        networks = [(masks, draw_weights(shares, self._use.kind_N).tolist()) for shares in record.network_weights_ppm]
+        draws: dict[str, list[Draw]] = {
+            "fleet": networks[:1],
+            "fleet_unsteered": [(masks, None)],
+            "agnostic": [(agnostic, None)],
         }
+        if self.campaign.num_networks > 1:
+            draws["fleet_clusters"] = networks
         if self._has_oracle:
-            draws["oracle"] = (masks, self._true_weights())
-        futures = {arm: self.pool.submit(slim_job, *self._order(*draw)) for arm, draw in draws.items()}
-        return {arm: future.result() for arm, future in futures.items()}, self._found(record)
+            draws["oracle"] = [(masks, self._true_weights())]
+        return self._made(draws), self._found(record)
 
-    def _order(self, masks: list[BoolArray], weights_N: list[float] | None) -> tuple[object, ...]:
+    def _made(self, draws: dict[str, list[Draw]]) -> dict[str, tuple[Slim, ...]]:
+        orders = {arm: [self._order(*draw) for draw in of_arm] for arm, of_arm in draws.items()}
+        futures = {order[1]: self.pool.submit(slim_job, *order) for of_arm in orders.values() for order in of_arm}
+        return {arm: tuple(futures[order[1]].result() for order in of_arm) for arm, of_arm in orders.items()}
+
+    def _order(
+        self, masks: list[BoolArray], weights_N: list[float] | None
+    ) -> tuple[Job, Slim, Recipe, list[float] | None]:
         lists = tuple(tuple(int(kept) for kept in mask) for mask in masks)
         drawn = "alike" if weights_N is None else digest(np.array(weights_N).tobytes())[:12]
         name = f"slim-{digest(canonical_bytes(lists))[:12]}-{drawn}-{self._epochs}-seed{self.case.seed}.safetensors"
@@ -187,7 +203,7 @@ def run_case(bench: Bench, results: ResultFile) -> None:
     }
     for future in as_completed(futures):
         rows, facts = future.result(), found[futures[future]][1]
-        results.add([row | facts if row["arm"] == "fleet" else row for row in rows])
+        results.add([row | facts if row["arm"] in GATED else row for row in rows])
         typer.echo(_words(rows))
     shutil.rmtree(bench.job.folder / "devices", ignore_errors=True)
 
@@ -241,9 +257,9 @@ def main(
     use_threads(DEFAULT_THREADS)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
-        for seed, num_images in itertools.product(_numbers(seeds), _numbers(images_per_class)):
-            bench = Bench(Case(CASES[experiment], seed, num_images), epochs, pool, has_oracle=oracle)
-            run_case(bench, results)
+        for name, seed, num_images in itertools.product(CASES[experiment], _numbers(seeds), _numbers(images_per_class)):
+            case, num_clusters = Case(name, seed, num_images), NUM_CLUSTERS.get(experiment, 1)
+            run_case(Bench(case, epochs, pool, num_clusters=num_clusters, has_oracle=oracle), results)
     typer.echo(json.dumps(fleet_summary.summarise(results.rows), indent=2))
 
 

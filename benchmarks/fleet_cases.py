@@ -1,7 +1,8 @@
 """The fleets of ``benchmarks/fleet.py``: who sees which classes of CIFAR-100, and what the base knew beforehand.
 
 ``overlap``: twelve devices see ten classes each, of the twenty that the fleet sees; any two share some, no two share
-all, and no image belongs to two. ``lacking``: twelve devices see five classes each, of ten that the public data do not
+all, and no image belongs to two. ``families``: twelve devices of three kinds; a kind is two superclasses, and a device
+sees six of their ten classes. ``lacking``: twelve devices see five classes each, of ten that the public data do not
 have; the base was trained without them, too.
 """
 
@@ -37,7 +38,7 @@ class Case:
     """One fleet.
 
     Attributes:
-        name: ``overlap`` or ``lacking``.
+        name: ``overlap``, ``families`` or ``lacking``.
         seed: Of classes, images and everything that is trained.
         images_per_class: A device's private images of each of its classes, for fit and gate together.
     """
@@ -50,8 +51,9 @@ class Case:
         return f"{self.name}-{self.seed}-{self.images_per_class}"
 
 
-SIZES = {"overlap": (20, 10), "lacking": (10, 5)}
+SIZES = {"overlap": (20, 10), "families": (30, 6), "lacking": (10, 5)}
 """Classes of the fleet, and of each device."""
+NUM_FAMILIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,18 @@ class Holding:
 def fleet_classes(case: Case) -> tuple[int, ...]:
     """The classes that the fleet sees; the same whatever the number of images."""
     num, _ = SIZES[case.name]
+    if case.name == "families":
+        return tuple(sorted(label for family in families(case) for label in family))
     chosen = np.random.default_rng([case.seed, 0xF1EE7]).choice(NUM_CLASSES, num, replace=False)
     return tuple(sorted(int(label) for label in chosen))
+
+
+def families(case: Case) -> list[tuple[int, ...]]:
+    """The classes of each kind of device: two superclasses."""
+    coarse = list(load_cifar100().fine_classes.values())
+    order = np.random.default_rng([case.seed, 0xFA]).permutation(len(coarse))
+    pairs = order[: 2 * NUM_FAMILIES].reshape(NUM_FAMILIES, 2)
+    return [tuple(sorted((*coarse[one], *coarse[other]))) for one, other in pairs]
 
 
 def holdings(case: Case, labels: IntArray) -> list[Holding]:
@@ -83,10 +95,11 @@ def holdings(case: Case, labels: IntArray) -> list[Holding]:
     """
     rng = np.random.default_rng([case.seed, 0xDEA1])
     classes, per_device = fleet_classes(case), SIZES[case.name][1]
+    kinds = families(case) if case.name == "families" else [classes]
     times_held = dict.fromkeys(classes, 0)
     held: list[tuple[int, ...]] = []
-    for _ in range(NUM_DEVICES):
-        order = sorted(times_held, key=lambda label: (times_held[label], rng.random()))
+    for device in range(NUM_DEVICES):
+        order = sorted(kinds[device % len(kinds)], key=lambda label: (times_held[label], rng.random()))
         held.append(tuple(sorted(order[:per_device])))
         for label in order[:per_device]:
             times_held[label] += 1

@@ -34,6 +34,8 @@ from prunefleet_shared.messages import SessionKind
 from prunefleet_shared.private_sum import ring_of
 from prunefleet_trainer.public import retrain_slim_base
 
+GATED = frozenset({"fleet", "fleet_clusters"})
+"""Arms in which the gate has the last word."""
 ALONE = frozenset({"dense", "local", "agnostic", "agnostic_local"})
 """Arms in which a device says nothing."""
 
@@ -110,15 +112,16 @@ def slim_job(job: Job, slim: Slim, recipe: Recipe, weights_N: Sequence[float] | 
     return slim
 
 
-def device_job(job: Job, device: int, level: int, slims: Mapping[str, Slim]) -> list[Row]:
+def device_job(job: Job, device: int, level: int, slims: Mapping[str, tuple[Slim, ...]]) -> list[Row]:
     """All arms of one device at one level: the dense copy, its own choice, and what came of each slim base.
 
     Args:
         job: Which campaign.
         device: Which device.
         level: Index into the schedule.
-        slims: By arm: ``agnostic`` is measured as shipped and, as ``agnostic_local``, fine-tuned; ``fleet`` goes
-            through the device's gate; every other is fine-tuned.
+        slims: By arm, the networks between which the device chooses: ``agnostic`` is measured as shipped and, as
+            ``agnostic_local``, fine-tuned; those in :data:`GATED` go through the device's gate; all others are
+            fine-tuned.
     """
     own, test, _ = data_of(job.case, device)
     return _Device(job, device, level, own, test).rows(slims)
@@ -133,30 +136,35 @@ class _Device:
         self._fit = work.fit_split(own, self._options)
         self._made: dict[bytes, Candidate] = {}
 
-    def rows(self, slims: Mapping[str, Slim]) -> list[Row]:
+    def rows(self, slims: Mapping[str, tuple[Slim, ...]]) -> list[Row]:
         dense = work.dense_copy(self._campaign, self._base, self._fit, self._options)
         whole = Candidate(dense, tuple(np.ones(n, dtype=np.bool_) for n in self._campaign.layout.dense_widths))
         rows = [self._row("dense", whole), self._row("local", self._own_net(self._fit))]
-        for arm, slim in slims.items():
-            weights, masks = slim.path.read_bytes(), tuple(slim.keep_masks)
-            shipped = Candidate(campaign_networks.load_masked(self._campaign, masks, weights), masks)
+        for arm, networks in slims.items():
+            shipped = [self._shipped(slim) for slim in networks]
             if arm == "agnostic":
-                rows.append(self._row(arm, shipped))
-            if arm == "fleet":
+                rows.append(self._row(arm, shipped[0]))
+            if arm in GATED:
                 rows.append(self._gated(arm, shipped))
             else:
                 name = "agnostic_local" if arm == "agnostic" else arm
                 rows.append(self._row(name, self._tuned(shipped, self._fit)))
         return rows
 
-    def _gated(self, arm: str, shipped: Candidate) -> Row:
+    def _shipped(self, slim: Slim) -> Candidate:
+        weights, masks = slim.path.read_bytes(), tuple(slim.keep_masks)
+        return Candidate(campaign_networks.load_masked(self._campaign, masks, weights), masks)
+
+    def _gated(self, arm: str, shipped: Sequence[Candidate]) -> Row:
         fit = functools.partial(self._tuned, shipped)
         kept, verdict, _ = work.judge(fit, self._own_net, None, self._own, self._options)
-        return self._row(arm, kept) | {"is_accepted": int(verdict.accepted)}
+        network = campaign_networks.nearest([one.model for one in shipped], self._fit)
+        return self._row(arm, kept) | {"is_accepted": int(verdict.accepted), "network": network}
 
-    def _tuned(self, shipped: Candidate, samples: Samples) -> Candidate:
-        model = train(copy.deepcopy(shipped.model), samples, self._options.fine_tuning, self._options.seed)
-        return Candidate(model, shipped.masks)
+    def _tuned(self, shipped: Sequence[Candidate], samples: Samples) -> Candidate:
+        start = shipped[campaign_networks.nearest([one.model for one in shipped], samples)]
+        model = train(copy.deepcopy(start.model), samples, self._options.fine_tuning, self._options.seed)
+        return Candidate(model, start.masks)
 
     def _own_net(self, samples: Samples) -> Candidate:
         key = samples.images.numpy().tobytes()

@@ -11,6 +11,7 @@ from prunefleet_shared.masks import FloatArray
 from prunefleet_simulation.statistics import WORSE_MARGIN, bootstrap_mean
 
 AGAINST = ("local", "agnostic_local", "agnostic", "dense", "fleet_unsteered", "oracle")
+CLUSTERS = "fleet_clusters"
 PLACE = ("case", "images_per_class", "level_macs_ratio")
 
 
@@ -33,7 +34,16 @@ def compared(rows: Sequence[Row]) -> Row:
     arms = sorted({row["arm"] for row in rows})
     means = {arm: round(100 * float(np.mean([r["accuracy"] for r in rows if r["arm"] == arm])), 2) for arm in arms}
     differences = {f"minus_{other}": difference(rows, other) for other in AGAINST if other in arms and "fleet" in arms}
-    return {"accuracy_percent": means, "fleet": differences, **_mixture(rows)}
+    return {"accuracy_percent": means, "fleet": differences, **_clusters(rows, arms), **_mixture(rows)}
+
+
+def _clusters(rows: Sequence[Row], arms: Sequence[str]) -> Row:
+    """Where there are clusters: what they are worth, and how many devices took another network than the one for all."""
+    taken = [row["network"] > 0 for row in rows if row["arm"] == CLUSTERS]
+    if not taken:
+        return {}
+    differences = {f"minus_{other}": difference(rows, other, CLUSTERS) for other in ("fleet", "local") if other in arms}
+    return {CLUSTERS: {**differences, "share_of_a_cluster": round(float(np.mean(taken)), 4)}}
 
 
 def paired(rows: Sequence[Row], arm: str, other: str) -> dict[int, FloatArray]:

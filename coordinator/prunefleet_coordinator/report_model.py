@@ -132,8 +132,18 @@ class Device(_Part):
     accepted: list[bool]
 
 
+class NetworkCount(_Part):
+    """Of one network of a slim base: devices that tried it and rejected it, and that kept it."""
+
+    rejected: Count
+    kept: Count
+
+
 class RoundOutcome(_Part):
-    """A decision's outcome session, as summed; histogram edges are those of ``prunefleet_shared.metrics``."""
+    """A decision's outcome session, as summed; histogram edges are those of ``prunefleet_shared.metrics``.
+
+    ``networks``, in a campaign with clusters: the one for all, then that of each cluster.
+    """
 
     tried: Count
     finished: Count
@@ -141,6 +151,7 @@ class RoundOutcome(_Part):
     accuracy_gain: Histogram
     latency_ratio: Histogram
     gain_over_dense: Histogram | None = None
+    networks: list[NetworkCount] | None = None
 
 
 class RulingRecord(_Part):
@@ -176,7 +187,7 @@ class SteeringFacts(_Part):
 
     ``weights`` has a share for each kind of public images; ``explained`` says how much of the sum they explain,
     ``by_chance`` how much of a shifted sum. ``on_fleet`` is the share that fell on classes that some device has; only a
-    simulation knows.
+    simulation knows. ``clusters`` has the kinds of each part that got a network of its own.
     """
 
     seed: int | None = None
@@ -186,6 +197,7 @@ class SteeringFacts(_Part):
     by_chance: Share
     is_confident: bool
     on_fleet: Share | None = None
+    clusters: list[list[Count]] | None = None
 
 
 class DecisionRecord(_Part):

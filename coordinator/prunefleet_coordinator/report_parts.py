@@ -16,6 +16,7 @@ from prunefleet_coordinator.report_model import (
     ContributionPart,
     DecisionRecord,
     GroupTally,
+    NetworkCount,
     Round,
     RoundOutcome,
     RulingReasonName,
@@ -127,6 +128,7 @@ def _outcome(outcome: OutcomeTally) -> RoundOutcome:
         accuracy_gain=[max(0, count) for count in outcome.accuracy_gain],
         latency_ratio=[max(0, count) for count in outcome.latency_ratio],
         gain_over_dense=[max(0, count) for count in outcome.gain_over_dense] or None,
+        networks=[NetworkCount(rejected=max(0, no), kept=max(0, yes)) for no, yes in outcome.networks] or None,
     )
 
 

@@ -186,6 +186,7 @@ def _steering(seed: SeedResult, result: LevelResult) -> list[SteeringFacts]:
         by_chance=mixture.by_chance_ppm / PPM,
         is_confident=mixture.is_confident,
         on_fleet=sum(weight for weight, kind in shares if kind in seen) / PPM,
+        clusters=[[result.steering.kinds[kind] for kind in part] for part in result.steering.clusters] or None,
     )
     return [facts]
 
