@@ -83,10 +83,11 @@ def _differences(summary: Row, table: Table) -> Iterator[str]:
 
 def _difference_cells(part: Row, others: Sequence[str]) -> list[object]:
     place: list[object] = [part["images_per_class"], f"{100 * part['level_macs_ratio']:.0f} %"]
-    return [*place, *(_difference(part["fleet"].get(f"minus_{other}")) for other in others)]
+    return [*place, *(difference_words(part["fleet"].get(f"minus_{other}")) for other in others)]
 
 
-def _difference(found: Row | None) -> str:
+def difference_words(found: Row | None) -> str:
+    """A paired difference with its interval and the share of devices that got worse; empty for None."""
     if found is None:
         return ""
     low, high = found["ci95_pp"]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attack_page
 import attack_plot
 import device_plot
 import fleet_attacked_page
+import fleet_cases_page
 import fleet_page
 import fleet_scale_page
 import fleet_spafl_page
@@ -260,6 +261,16 @@ def fleet_few(document: Row) -> Iterator[str]:
     yield from itertools.chain(fleet_page.few_lines(document, table), machine(document))
 
 
+def fleet_lacking(document: Row) -> Iterator[str]:
+    """Fleets of classes that nobody else knows."""
+    yield from itertools.chain(fleet_cases_page.lacking_lines(document, table), machine(document))
+
+
+def fleet_clusters(document: Row) -> Iterator[str]:
+    """Networks for parts of a fleet."""
+    yield from itertools.chain(fleet_cases_page.clusters_lines(document, table), machine(document))
+
+
 def fleet_attacked(document: Row) -> Iterator[str]:
     """What attackers do to a fleet's decision."""
     yield from itertools.chain(fleet_attacked_page.lines(document, table), machine(document))
@@ -283,9 +294,22 @@ SECTIONS = {
     "attacks": attacks,
     "attack_lift": attack_lift,
     "fleet_few": fleet_few,
+    "fleet_lacking": fleet_lacking,
+    "fleet_clusters": fleet_clusters,
     "fleet_attacked": fleet_attacked,
     "fleet_scale": fleet_scale,
     "fleet_spafl": fleet_spafl,
+}
+PLOTS: dict[str, Callable[[Row], object]] = {
+    "seed_a": lambda found: seed_a_plot.plot(found["rows"], FIGURES / "seed_a.svg"),
+    "seed_b": lambda found: seed_b_summary.plot(found["rows"], FIGURES / "seed_b_tradeoff.svg"),
+    "device": lambda _found: device_plot.plot(RESULTS / "device.json", FIGURES / "device_latency.svg"),
+    "attacks": lambda found: attack_plot.plot(found["rows"], FIGURES / "attacks.svg"),
+    "fleet_few": lambda found: fleet_page.plot(found, FIGURES / "fleet_few.svg"),
+    "fleet_clusters": lambda found: fleet_cases_page.plot_clusters(found, FIGURES / "fleet_clusters.svg"),
+    "fleet_attacked": lambda found: fleet_attacked_page.plot(found, FIGURES / "fleet_attacked.svg"),
+    "fleet_scale": lambda found: fleet_scale_page.plot(found, FIGURES / "fleet_scale.svg"),
+    "fleet_spafl": lambda found: fleet_spafl_plot.plot(found["summary"]["points"], FIGURES / "fleet_spafl.svg"),
 }
 INTRO = """# Results
 
@@ -303,22 +327,8 @@ def main() -> None:
     for name, document in documents.items():
         lines += SECTIONS[name](document)
     PAGE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    if "fleet_spafl" in documents:
-        fleet_spafl_plot.plot(documents["fleet_spafl"]["summary"]["points"], FIGURES / "fleet_spafl.svg")
-    if "seed_a" in documents:
-        seed_a_plot.plot(documents["seed_a"]["rows"], FIGURES / "seed_a.svg")
-    if "device" in documents:
-        device_plot.plot(found["device"], FIGURES / "device_latency.svg")
-    if "attacks" in documents:
-        attack_plot.plot(documents["attacks"]["rows"], FIGURES / "attacks.svg")
-    if "fleet_few" in documents:
-        fleet_page.plot(documents["fleet_few"], FIGURES / "fleet_few.svg")
-    if "fleet_attacked" in documents:
-        fleet_attacked_page.plot(documents["fleet_attacked"], FIGURES / "fleet_attacked.svg")
-    if "fleet_scale" in documents:
-        fleet_scale_page.plot(documents["fleet_scale"], FIGURES / "fleet_scale.svg")
-    if "seed_b" in documents:
-        seed_b_summary.plot(documents["seed_b"]["rows"], FIGURES / "seed_b_tradeoff.svg")
+    for name in documents.keys() & PLOTS.keys():
+        PLOTS[name](documents[name])
 
 
 if __name__ == "__main__":
