@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 from torch import nn
@@ -60,10 +61,11 @@ def load_networks(
 
 
 def nearest(networks: Sequence[nn.Module], samples: Samples) -> int:
-    """Which of the networks errs least on ``samples`` by mean loss; the first of equals."""
+    """Which of the networks errs least on ``samples`` by mean loss; the first of equals, a broken one last."""
     if len(networks) == 1:
         return 0
-    return min(range(len(networks)), key=lambda index: float(losses(networks[index], samples).mean()))
+    mean_losses = [float(losses(network, samples).mean()) for network in networks]
+    return min(range(len(networks)), key=lambda index: (math.isnan(mean_losses[index]), mean_losses[index]))
 
 
 def layout_fingerprint(campaign: Campaign, base: bytes, allowed_code: Collection[str] = ()) -> str:

@@ -264,8 +264,7 @@ def personalise(
 
     def fleet_net(samples: Samples) -> Candidate:
         recipe, teacher = options.fine_tuning, None
-        is_blended = not shipped
-        start = blended(campaign, decision, base, samples, options) if is_blended else shipped[tried(samples)]
+        start = shipped[tried(samples)] if shipped else blended(campaign, decision, base, samples, options)
         if options.retraining.strategy == "distilled":
             teacher = dense_copy(campaign, base, samples, options)  # fitted on no other images than the network is
         strategy = strategy_named(options.retraining, teacher=teacher, label_smoothing=recipe.label_smoothing)

@@ -85,6 +85,14 @@ def test_of_equals_the_first_is_taken() -> None:
     assert nearest(networks, samples()) == 0
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_broken_network_is_taken_only_if_all_are(place: int) -> None:
+    networks = load_networks(CLUSTERED, DECISION, join_networks([leaning(1)] * 3))
+    with torch.no_grad():
+        networks[place].net.fc.bias.fill_(float("nan"))
+    assert nearest(networks, only(1)) == (1 if place == 0 else 0)
+
+
 @pytest.mark.parametrize("num", [24, 120], ids=["cross-fitted", "split"])
 @pytest.mark.parametrize("accepted", [True, False])
 def test_the_outcome_says_which_network_was_tried(num: int, accepted: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ from prunefleet_shared.testing import (
 from prunefleet_trainer import retraining, trainer_cli
 from prunefleet_trainer.model_folder import ModelFolder
 from prunefleet_trainer.public import prune_base
-from prunefleet_trainer.retrain_job import RetrainOrder
+from prunefleet_trainer.retrain_job import RetrainOrder, cache_key
 from prunefleet_trainer.retraining import ChildRetraining, RetrainPlan
 from prunefleet_trainer.runner import Retrained, SteeringSums
 
@@ -93,7 +93,7 @@ def no_child(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     async def carry_out(order: Path) -> None:
         orders.append(order)
         document = json.loads(order.read_text())
-        ModelFolder(Path(document["cache"])).save(DECISION.fingerprint, b"made by nobody")
+        ModelFolder(Path(document["cache"])).save(cache_key(DECISION), b"made by nobody")
 
     monkeypatch.setattr(retraining, "_run_child", carry_out)
     return orders
@@ -102,6 +102,13 @@ def no_child(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def retrain(link: ScriptedLink, the_plan: RetrainPlan, said: list[str] | None = None) -> bytes:
     retraining_ = ChildRetraining(link, the_plan, [].append if said is None else said.append)
     return asyncio.run(retraining_(CAMPAIGN, DECISION, None)).model
+
+
+def test_another_campaign_s_slim_base_is_not_taken_for_ours() -> None:
+    """Two campaigns may come to the same decision from the same votes, and steer in different ways."""
+    other = replace(DECISION, campaign_id="cd" * 16)
+    assert other.fingerprint == DECISION.fingerprint
+    assert cache_key(other) != cache_key(DECISION)
 
 
 def test_a_child_makes_the_slim_base_and_a_second_trainer_finds_it(
@@ -180,9 +187,12 @@ def test_a_coordinator_that_sends_another_base_is_not_believed(tmp_path: Path, p
     assert list((tmp_path / "state").rglob("*.safetensors")) == []
 
 
-def test_a_fingerprint_that_is_a_path_becomes_no_file(tmp_path: Path, public: Path, base: Path) -> None:
-    evil = replace(DECISION, fingerprint="../../../evil")
-    with pytest.raises(RemoteProtocolError, match="64 hex digits"):
+@pytest.mark.parametrize(("name", "digits"), [("fingerprint", 64), ("campaign_id", 32)])
+def test_a_name_that_is_a_path_becomes_no_file(
+    name: str, digits: int, tmp_path: Path, public: Path, base: Path
+) -> None:
+    evil = replace(DECISION, **{name: "../../../evil"})
+    with pytest.raises(RemoteProtocolError, match=f"{digits} hex digits"):
         asyncio.run(ChildRetraining(ScriptedLink([]), plan(tmp_path, public, base), print)(CAMPAIGN, evil, None))
 
 

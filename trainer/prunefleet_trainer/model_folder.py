@@ -11,11 +11,11 @@ from prunefleet_shared.errors import ConfigError, RejectReason, reject
 
 MAX_MODELS = 32
 """Models kept in a folder; the oldest go first."""
-_KEY = re.compile(r"[0-9a-f]{64}")
+KEY_DIGITS = 64
 
 
 class ModelFolder:
-    """Models by a key of 64 hex digits, such as a decision's fingerprint.
+    """Models by a key of 64 hex digits, such as a digest.
 
     Args:
         folder: Made when the first model comes.
@@ -30,7 +30,7 @@ class ModelFolder:
         Raises:
             RemoteProtocolError: ``key`` is no digest; it comes from a document, and becomes a file's name.
         """
-        _check(key)
+        check_hex(key, KEY_DIGITS)
         for path in sorted(self._folder.glob(f"{key}.*.safetensors")):
             if digest(path.read_bytes()) == path.name.split(".")[1]:
                 return path
@@ -44,7 +44,7 @@ class ModelFolder:
             ConfigError: It cannot be written (the user's to mend).
             RemoteProtocolError: As :meth:`path`.
         """
-        _check(key)
+        check_hex(key, KEY_DIGITS)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -61,6 +61,12 @@ class ModelFolder:
             path.unlink(missing_ok=True)
 
 
-def _check(key: str) -> None:
-    if not _KEY.fullmatch(key):
-        raise reject(RejectReason.MALFORMED, expected="a digest of 64 hex digits", got=f"{len(key)} characters")
+def check_hex(text: str, num_digits: int) -> None:
+    """Refuse what is to become a part of a file's name and is no run of so many hex digits.
+
+    Raises:
+        RemoteProtocolError: ``MALFORMED``: it comes from a document.
+    """
+    if not re.fullmatch(rf"[0-9a-f]{{{num_digits}}}", text):
+        got = f"{len(text)} characters"
+        raise reject(RejectReason.MALFORMED, expected=f"a digest of {num_digits} hex digits", got=got)

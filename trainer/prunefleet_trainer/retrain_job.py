@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from prunefleet_edge.threads import use_threads
 from prunefleet_shared.campaign import Campaign, Decision
 from prunefleet_shared.document_file import read_document_file, write_document
-from prunefleet_shared.documents import read_document
+from prunefleet_shared.documents import canonical_bytes, digest, read_document
 from prunefleet_shared.durations import in_words
 from prunefleet_shared.errors import InputError, PrunefleetError
 from prunefleet_shared.messages import Total
@@ -105,7 +105,12 @@ def retrain(order: RetrainOrder) -> Path:
         model = _retrained(order, campaign, decision, base, masks)
     else:
         model = prune_base(campaign.model, base, masks, layout=campaign.layout, allowed_code=order.allowed_code)
-    return ModelFolder(Path(order.cache)).save(decision.fingerprint, model)
+    return ModelFolder(Path(order.cache)).save(cache_key(decision), model)
+
+
+def cache_key(decision: Decision) -> str:
+    """Under what its slim base is kept: of another campaign the same decision may be steered in another way."""
+    return digest(canonical_bytes(decision))
 
 
 def _retrained(

@@ -19,18 +19,17 @@ from prunefleet_shared.documents import canonical_bytes, digest
 from prunefleet_shared.errors import InputError
 from prunefleet_shared.messages import Link
 from prunefleet_shared.steering_record import SteeringRecord, record_digest
-from prunefleet_trainer.model_folder import ModelFolder
+from prunefleet_trainer.model_folder import KEY_DIGITS, ModelFolder, check_hex
 from prunefleet_trainer.model_transfer import fetch_model
 from prunefleet_trainer.recipe_name import RecipeName
-from prunefleet_trainer.retrain_job import RetrainOrder
+from prunefleet_trainer.retrain_job import RetrainOrder, cache_key
 from prunefleet_trainer.runner import Retrained, SteeringSums
 
 MAX_RETRAIN_S = 48 * 3600.0
 """Longest time that a retraining may take."""
-RECORD_PREFIX = "steering-"
-"""Records of how slim bases were steered, by the decision's fingerprint."""
 RETRAINED, PRUNED = "slim_bases", "pruned_bases"
 """Folders of finished models."""
+ID_DIGITS = 32
 STOP_S = 5.0
 """Time a child has to end before it is killed."""
 
@@ -84,9 +83,11 @@ class ChildRetraining:
         Raises:
             InputError: Data or base cannot be used, or training failed (the user's to mend).
             ConfigError: The state folder cannot be written.
-            RemoteProtocolError: The coordinator has no such base.
+            RemoteProtocolError: The coordinator has no such base, or a decision that names itself oddly.
             CarrierError: It cannot be reached.
         """
+        for text, num_digits in ((decision.fingerprint, KEY_DIGITS), (decision.campaign_id, ID_DIGITS)):
+            check_hex(text, num_digits)  # they are in names of files
         finished = self._finished(decision, sums)
         if finished:
             self._say(f"level {decision.level + 1} was made before; sending it again")
@@ -105,16 +106,16 @@ class ChildRetraining:
 
     def _finished(self, decision: Decision, sums: SteeringSums | None) -> Retrained | None:
         if self._plan.public is None:
-            pruned = self._slim_bases.path(decision.fingerprint)
+            pruned = self._slim_bases.path(cache_key(decision))
             return None if pruned is None else Retrained(pruned.read_bytes(), is_retrained=False)
-        path, record = self._slim_bases.path(decision.fingerprint), self._record_path(decision)
+        path, record = self._slim_bases.path(cache_key(decision)), self._record_path(decision)
         if path is None or (sums is not None and not record.exists()):
             return None
         steering = "" if sums is None else record_digest(read_document_file(record, SteeringRecord))
         return Retrained(path.read_bytes(), steering)
 
     def _record_path(self, decision: Decision) -> Path:
-        return self._plan.state / f"{RECORD_PREFIX}{decision.fingerprint}.json"
+        return self._plan.state / f"steering-{decision.campaign_id}-level-{decision.level}.json"
 
     async def _base(self, campaign: Campaign) -> Path:
         cached = self._given_base(campaign) or self._bases.path(campaign.base_digest)

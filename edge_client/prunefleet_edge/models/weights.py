@@ -53,7 +53,7 @@ def split_networks(weights: bytes, what: str) -> list[bytes]:
         prefix, mark, rest = name.rpartition(_MARK)
         parts.setdefault(prefix + mark, {})[rest] = tensor
     if not parts or set(parts) != {_prefix(index) for index in range(len(parts))}:
-        msg = f"{what}: expected networks numbered from 0, got {', '.join(sorted(parts)) or 'none'}"
+        msg = f"{what}: expected networks numbered from 0, got {len(parts)} with other names"
         raise InputError(msg)
     return [save_tensors(parts[_prefix(index)]) for index in range(len(parts))]
 
