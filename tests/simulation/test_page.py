@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 
 from prunefleet_coordinator.report_model import Report
 from prunefleet_shared.campaign import SUM_DP
+from prunefleet_shared.mixture import Mixture
+from prunefleet_shared.steering_record import SteeringRecord
 from prunefleet_simulation.page import PHASE_HEADINGS, render_page, write_report
 from prunefleet_simulation.report import build_report
-from prunefleet_simulation.results import ARMS, RunResult
+from prunefleet_simulation.results import ARMS, LevelResult, RunResult
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +147,33 @@ def test_write_report_leaves_both_files(run: RunResult, html: str, tmp_path: Pat
     assert page_path == tmp_path / "new" / "run" / "report.html"
     assert page_path.read_text(encoding="utf-8") == html
     assert json.loads(page_path.with_name("report.json").read_text(encoding="utf-8"))["run_id"] == run.run_id
+
+
+def clustered(run: RunResult) -> RunResult:
+    """The run, had its campaign had clusters: four networks, and a record of how the mixture was cut."""
+    mixture = Mixture((0, 600_000, 400_000), 700_000, 100_000, is_confident=True)
+    record = SteeringRecord("ab" * 16, 0, "cd" * 32, "ef" * 32, (3, 5, 9), ((7,), (1,), (3,)), mixture, ((1,), (2,)))
+    networks = ((0, 4), (1, 5), (0, 0), (0, 2))
+
+    def level(result: LevelResult) -> LevelResult:
+        return replace(result, steering=record, outcome=replace(result.outcome, networks=networks))
+
+    return replace(run, seeds=tuple(replace(s, levels=tuple(map(level, s.levels))) for s in run.seeds))
+
+
+def test_which_networks_were_kept_is_said_where_there_are_several(run: RunResult, html: str) -> None:
+    report = build_report(clustered(run), base_weight_bytes=1_080_000)
+    outcome = report.rounds[0].outcome
+    assert outcome is not None
+    assert outcome.networks is not None
+    assert [(count.rejected, count.kept) for count in outcome.networks] == [(0, 4), (1, 5), (0, 0), (0, 2)]
+    assert report.steering is not None
+    assert report.steering[0].clusters == [[5], [9]]
+    page = render_page(report)
+    assert "4 / 5 / 0 / 2" in page
+    assert "clusters of kinds" in page
+    assert "of these, each network" not in html
+    assert "clusters of kinds" not in html
+    parser = _References()
+    parser.feed(page)
+    assert parser.open == []
