@@ -69,7 +69,7 @@ from prunefleet_trainer.recipes import IMAGES
 from prunefleet_trainer.steering import PublicUse, draw_weights, profiles, public_use, steering_terms
 
 LEVELS_PERMILLE = (500, 250)
-CASES = {"few": ("overlap",), "lacking": ("lacking",), "clusters": ("families", "overlap")}
+CASES = {"few": ("overlap",), "lacking": ("lacking",), "clusters": ("families", "cameras", "overlap")}
 NUM_CLUSTERS = {"clusters": 3}
 KEY = ("case", "arm", "images_per_class", "level_macs_ratio", "seed", "device")
 Draw = tuple[list[BoolArray], list[float] | None]

@@ -2,8 +2,8 @@
 
 ``overlap``: twelve devices see ten classes each, of the twenty that the fleet sees; any two share some, no two share
 all, and no image belongs to two. ``families``: twelve devices of three kinds; a kind is two superclasses, and a device
-sees six of their ten classes. ``lacking``: twelve devices see five classes each, of ten that the public data do not
-have; the base was trained without them, too.
+sees six of their ten classes. ``cameras``: as ``overlap``, seen through three kinds of camera. ``lacking``: twelve
+devices see five classes each, of ten that the public data do not have; the base was trained without them, too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from prunefleet_edge.recipes import Recipe, recipe_named
 from prunefleet_edge.training import train
 from prunefleet_shared.document_file import write_whole
 from prunefleet_shared.masks import IntArray
+from prunefleet_simulation.cameras import CameraRange, shift
 from prunefleet_trainer.public import fresh
 from prunefleet_trainer.recipes import IMAGES
 
@@ -38,7 +39,7 @@ class Case:
     """One fleet.
 
     Attributes:
-        name: ``overlap``, ``families`` or ``lacking``.
+        name: ``overlap``, ``families``, ``cameras`` or ``lacking``.
         seed: Of classes, images and everything that is trained.
         images_per_class: A device's private images of each of its classes, for fit and gate together.
     """
@@ -51,9 +52,11 @@ class Case:
         return f"{self.name}-{self.seed}-{self.images_per_class}"
 
 
-SIZES = {"overlap": (20, 10), "families": (30, 6), "lacking": (10, 5)}
+SIZES = {"overlap": (20, 10), "families": (30, 6), "cameras": (20, 10), "lacking": (10, 5)}
 """Classes of the fleet, and of each device."""
-NUM_FAMILIES = 3
+NUM_KINDS = 3
+CAMERAS = CameraRange(rotation_deg=20, blur_pixels=1.0, contrast_loss=0.7, noise=0.06)
+"""The first kind of camera changes nothing; two more are drawn from this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def families(case: Case) -> list[tuple[int, ...]]:
     """The classes of each kind of device: two superclasses."""
     coarse = list(load_cifar100().fine_classes.values())
     order = np.random.default_rng([case.seed, 0xFA]).permutation(len(coarse))
-    pairs = order[: 2 * NUM_FAMILIES].reshape(NUM_FAMILIES, 2)
+    pairs = order[: 2 * NUM_KINDS].reshape(NUM_KINDS, 2)
     return [tuple(sorted((*coarse[one], *coarse[other]))) for one, other in pairs]
 
 
@@ -142,4 +145,14 @@ def data_of(case: Case, device: int) -> tuple[Samples, Samples, tuple[int, ...]]
     images = load_cifar100()
     holding = holdings(case, images.private.labels.numpy())[device]
     test = images.test[torch.isin(images.test.labels, torch.tensor(holding.classes))]
-    return images.private[torch.from_numpy(holding.images)], test, holding.classes
+    own = images.private[torch.from_numpy(holding.images)]
+    if case.name == "cameras" and device % NUM_KINDS:
+        own, test = (_through(samples, case.seed, device % NUM_KINDS) for samples in (own, test))
+    return own, test, holding.classes
+
+
+def _through(samples: Samples, seed: int, kind: int) -> Samples:
+    """The samples as a kind of camera would have taken them."""
+    pixels = (255 * samples.images).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    taken = shift(pixels, CAMERAS, np.random.default_rng([seed, 0xCA3, kind]))
+    return Samples(torch.from_numpy(taken).permute(0, 3, 1, 2).float().contiguous() / 255, samples.labels)

@@ -10,7 +10,12 @@ from fleet_page import ARMS, STYLES, difference_words
 from result_file import Row
 
 Table = Callable[[Sequence[str], Sequence[Sequence[object]]], Iterator[str]]
-WORDS = {"families": "kinds", "overlap": "no kinds", "lacking": "classes that the public data lack"}
+WORDS = {
+    "families": "kinds of classes",
+    "cameras": "kinds of cameras",
+    "overlap": "no kinds",
+    "lacking": "classes that the public data lack",
+}
 CLUSTERS = "fleet_clusters"
 
 
@@ -38,10 +43,11 @@ def clusters_lines(document: Row, table: Table) -> Iterator[str]:
     about, summary = document["about"], document["summary"]
     yield "## Clusters\n"
     yield (
-        f"{about['network']}, CIFAR-100. *Kinds*: three kinds of devices, each of two superclasses, of whose ten "
-        "classes a device sees six. *No kinds*: the fleets above. In the arm `fleet_clusters` each slim base has a "
-        "network for all and one for each of three parts of what the sums say the fleet sees; a device takes, in "
-        f"private, the one that errs least on its images. {_seeds(document)}\n"
+        f"{about['network']}, CIFAR-100. *Kinds of classes*: three, each of two superclasses, of whose ten classes a "
+        "device sees six. *Kinds of cameras*: the same classes as without kinds, but two of three devices see them "
+        "tilted, blurred and paler, in one of two ways. *No kinds*: the fleets above. In the arm `fleet_clusters` each "
+        "slim base has a network for all and one for each of three parts of what the sums say the fleet sees; a device "
+        f"takes, in private, the one that errs least on its images. {_seeds(document)}\n"
     )
     yield "![Clusters](figures/fleet_clusters.svg)\n"
     yield from _accuracies(summary, table, (*ARMS, CLUSTERS))
