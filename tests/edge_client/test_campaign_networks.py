@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save as save_tensors
-from test_work import BASE, CAMPAIGN, DECISION, OPTIONS, SLIM_BASE, samples
 from torch import nn
+from work_parts import BASE, CAMPAIGN, DECISION, OPTIONS, SLIM_BASE, samples
 
 from prunefleet_edge import work
 from prunefleet_edge.campaign_networks import load_networks, nearest
