@@ -50,6 +50,9 @@ def test_nothing_given_is_the_demo() -> None:
     ("options", "words"),
     [
         ({"devices": 1}, ["devices", "greater than or equal to 2", "got 1"]),
+        ({"clusters": 9}, ["clusters", "less than or equal to 8", "got 9"]),
+        ({"clusters": 2, "steering": False}, ["clusters", "steering and public_retraining"]),
+        ({"clusters": 2, "public_retraining": False}, ["clusters", "steering and public_retraining"]),
         ({"devices": 1001}, ["devices", "less than or equal to 1000", "got 1001"]),
         ({"devices": 2.5}, ["devices", "integer", "got 2.5"]),
         ({"levels": ()}, ["levels", "at least 1 item", "got ()"]),

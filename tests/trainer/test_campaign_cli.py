@@ -231,10 +231,14 @@ def test_create_trains_a_base_on_public_data(world: World, tmp_path: Path) -> No
     rng = np.random.default_rng(1)
     images, labels = rng.integers(0, 256, (24, 8, 8, 1), dtype=np.uint8), np.arange(24) % 4
     np.savez(tmp_path / "public.npz", x=images, y=labels)
-    result = create(world, tmp_path / "out", "--public", f"npz:{tmp_path / 'public.npz'}", "--epochs", 1)
+    public = ("--public", f"npz:{tmp_path / 'public.npz'}", "--epochs", 1)
+    result = create(world, tmp_path / "out", *public, "--clusters", 3, "--json")
     assert result.exit_code == 0, result.output
     assert "training a base" in result.stderr
     assert (tmp_path / "out" / "base.safetensors").exists()
+    assert json.loads(result.stdout)["num_clusters"] == 3
+    refused = create(world, tmp_path / "other", *public, "--clusters", 3, "--no-steering")
+    assert "--clusters: parts of what lift masks tell" in str(refused.exception)
 
 
 def test_of_two_trainers_one_must_be_named_and_the_revoked_do_not_count(
@@ -294,6 +298,7 @@ def test_create_works_offline_with_key_files(world: World, tmp_path: Path, base:
         (("--min-devices", 11), "to the cohort's 10, got 11; raise --cohort, or see --privacy"),
         (("--model", "resnet8"), "resnet8/3x32x32/10"),
         (("--model", "vgg/1x8x8/4"), "no built-in network"),
+        (("--clusters", 2), "give --public, and leave out --no-steering"),
         (("--budget", "euros"), "budget unit"),
         (("--budget", "macs", "--budget", "macs"), "each unit may come once"),
         (("--budget", "training-memory=64MB"), "put --budget macs before it"),

@@ -124,6 +124,9 @@ def make_base(wish: CampaignWish, say: Callable[[str], None]) -> BaseFiles:
     if wish.base is None and wish.public is None:
         msg = "expected --base FILE, or --public SOURCE to train a base on; got neither"
         raise ConfigError(msg)
+    if wish.num_clusters > 1 and (wish.public is None or not wish.is_steered):
+        msg = "--clusters: parts of what lift masks tell of the fleet; give --public, and leave out --no-steering"
+        raise ConfigError(msg)
     use_threads(DEFAULT_THREADS)
     spec = _spec(wish)
     profile = read_profile(wish.profile) if wish.profile else None
@@ -136,11 +139,13 @@ def make_base(wish: CampaignWish, say: Callable[[str], None]) -> BaseFiles:
         public = labelled_by(model, public)
     say("tracing the base, and checking that its channels can be removed")
     needs_memory = TRAINING_MEMORY in {budget.unit for budget in wish.budgets}
-    steered_by = public if wish.is_steered else None
-    if wish.num_clusters > 1 and steered_by is None:
-        msg = "--clusters: parts of what lift masks tell of the fleet; give --public, and leave out --no-steering"
-        raise ConfigError(msg)
-    files = describe_base(spec, model, steered_by, num_clusters=wish.num_clusters, with_training_memory=needs_memory)
+    files = describe_base(
+        spec,
+        model,
+        public if wish.is_steered else None,
+        num_clusters=wish.num_clusters,
+        with_training_memory=needs_memory,
+    )
     return _with_latency(files, profile, wish.limits, say) if profile else files
 
 
