@@ -42,6 +42,7 @@ _MEANINGS = {
     "accepted": "Kept the fleet's network: yes or no.",
     "accuracy_gain": f"Accuracy gained over its own choice: one of {NUM_BINS} bins.",
     "gain_over_dense": f"Accuracy of the network it kept over its dense copy's: one of {NUM_BINS} bins.",
+    "network": "Which of the slim base's networks it tried, and whether it kept it: one of so many lanes.",
     "latency_ratio": f"Latency against the dense network: one of {NUM_BINS} bins.",
 }
 

@@ -11,9 +11,11 @@ from prunefleet_coordinator.aggregation import decide
 from prunefleet_coordinator.archive import STEERING_FILE, write_run
 from prunefleet_coordinator.offers import Offers
 from prunefleet_coordinator.replay import replay
+from prunefleet_coordinator.report_parts import contribution_of
 from prunefleet_coordinator.state import ClosedRound, Snapshot
 from prunefleet_coordinator.store import MemoryStore
 from prunefleet_coordinator.testing import random_vote, small_campaign
+from prunefleet_shared.acceptance import Acceptance
 from prunefleet_shared.campaign import SlimBase
 from prunefleet_shared.document_file import write_document
 from prunefleet_shared.documents import sign_document
@@ -136,3 +138,11 @@ def test_a_campaign_has_one_to_eight_clusters(number):
     campaign = replace(CAMPAIGN, steering=replace(CAMPAIGN.steering, num_clusters=number))
     assert why_campaign_impossible(CAMPAIGN) is None
     assert why_campaign_impossible(campaign) == f"a campaign has 1 to 8 clusters, this one {number}"
+
+
+def test_everything_that_a_device_contributes_has_a_meaning():
+    judged = replace(CAMPAIGN, acceptance=Acceptance(50, 0))
+    parts = contribution_of(judged).parts
+    blocks = [*judged.vote_lanes.blocks, *judged.lanes_of(SessionKind.OUTCOME).blocks]
+    assert sum(part.num_lanes for part in parts) == sum(block.length for block in blocks)
+    assert len({part.meaning for part in parts}) == len({block.name.split("/")[0] for block in blocks}) == len(parts)
