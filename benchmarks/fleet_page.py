@@ -29,7 +29,7 @@ def few_lines(document: Row, table: Table) -> Iterator[str]:
     yield (
         f"{about['network']}, CIFAR-100: {about['devices']} devices see ten of their fleet's twenty classes each, with "
         "4, 10 or 20 private images of each class; accuracy over all 100 outputs, on all official test images of a "
-        f"device's classes. Seeds {', '.join(map(str, seeds))}; {num_devices} devices so far. Every arm starts from "
+        f"device's classes. Seeds {', '.join(map(str, seeds))}; {num_devices} devices. Every arm starts from "
         f"the same base, with the same splits and local steps; public retraining is {about['public_epochs']} epochs "
         "everywhere. What was chosen, was chosen on seed 101.\n"
     )
@@ -52,13 +52,21 @@ def _verdicts(summary: Row) -> Iterator[str]:
         f"- `fleet` against the better of `local` and `agnostic_local` ({best}): **{gain['mean_pp']:+.1f} points** "
         f"({gain['ci95_pp'][0]:+.1f} to {gain['ci95_pp'][1]:+.1f}); the plan wants +5 with the interval above 0.\n"
         f"- against `agnostic`: {against['minus_agnostic']['mean_pp']:+.1f} (plan: +10). Against `dense` at half the "
-        f"MACs: {', '.join(f'{value:+.1f}' for value in dense)} by private images (plan: 0 or more).\n"
+        f"MACs: {', '.join(f'{value:+.1f}' for value in dense)} by private images (plan: 0 or more)"
+        f"{_tried() if min(dense) < 0 else ''}.\n"
         f"- devices worse than `local` by more than half a point: {100 * against['minus_local']['share_worse']:.0f} % "
         "(plan: 10 % at most).\n"
         f"- steering (`fleet` against `fleet_unsteered`): {steering['mean_pp']:+.1f} points "
         f"({steering['ci95_pp'][0]:+.1f} to {steering['ci95_pp'][1]:+.1f}). The mixture puts "
         f"{100 * mixture['mean']:.0f} % of its weight on the fleet's classes (plan: 60 %), "
         f"{100 * mixture['min']:.0f} to {100 * mixture['max']:.0f} % over fleets; chance is 20 %.\n"
+    )
+
+
+def _tried() -> str:
+    return (
+        "; what was tried against that, on validation fleets, is in "
+        "[ADR 22](adr/0022-steering-by-lift-masks.md) and [ADR 24](adr/0024-the-fleets-votes-choose-the-channels.md)"
     )
 
 
