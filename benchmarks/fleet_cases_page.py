@@ -57,8 +57,12 @@ def clusters_lines(document: Row, table: Table) -> Iterator[str]:
 
 
 def _seeds(document: Row) -> str:
+    """Of which fleets, and how many of their devices, the rows are: a fleet may not be through yet."""
     seeds = sorted({row["seed"] for row in document["rows"]})
-    return f"Seeds: {', '.join(map(str, seeds))}."
+    found = {(row["case"], row["seed"], row["images_per_class"], row["device"]) for row in document["rows"]}
+    fleets = {place[:3] for place in found}
+    most = len(fleets) * document["about"]["devices"]
+    return f"Seeds: {', '.join(map(str, seeds))}; {len(found)} of {most} devices measured so far."
 
 
 def _place(part: Row) -> list[object]:

@@ -228,7 +228,7 @@ class SlimBase:
         campaign_id: The campaign.
         level: The decision's level.
         decision_fingerprint: The decision it was made for.
-        model_digest: SHA-256 (hex) of the slim network's safetensors file.
+        model_digest: SHA-256 (hex) of the safetensors file with the slim network; with clusters, with all of them.
         model_bytes: Size of that file.
         steering_digest: SHA-256 (hex) of the trainer's record of how it was steered (``steering_record``), which stays
             with the operator; empty where nothing was steered.

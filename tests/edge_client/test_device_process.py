@@ -70,13 +70,12 @@ from prunefleet_shared.messages import (
     Readiness,
     Role,
     Service,
-    Total,
     Up,
 )
 from prunefleet_shared.noise_terms import NoiseWish, make_noise_terms
 from prunefleet_shared.testing import COORDINATOR_KEY, COORDINATOR_PUBLIC, TRAINER_KEY, TRAINER_PUBLIC
 from prunefleet_trainer.campaign_files import describe_base, make_campaign
-from prunefleet_trainer.runner import Retrained, TrainerRunner
+from prunefleet_trainer.runner import Retrained, SteeringSums, TrainerRunner
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # typer imports names that click 8.5 deprecates
@@ -106,7 +105,7 @@ def campaign_and_base() -> tuple[Campaign, bytes]:
 CAMPAIGN, BASE = campaign_and_base()
 
 
-async def retrain(campaign: Campaign, decision: Decision, _total: Total | None) -> Retrained:
+async def retrain(campaign: Campaign, decision: Decision, _sums: SteeringSums | None) -> Retrained:
     dense = load_base(campaign, BASE)
     return Retrained(save_weights(slim(dense, example_input(SPEC), masks_by_order(decision.prior, decision.widths))))
 

@@ -34,11 +34,11 @@ from prunefleet_shared.errors import ConfigError
 from prunefleet_shared.grpc_link import GrpcLink
 from prunefleet_shared.identity_folder import identity_from, save_identity
 from prunefleet_shared.masks import grade_layout
-from prunefleet_shared.messages import Ending, Role, Total
+from prunefleet_shared.messages import Ending, Role
 from prunefleet_shared.metrics import Outcome
 from prunefleet_shared.secure_sum.roster import Members
 from prunefleet_shared.testing import COORDINATOR_KEY, COORDINATOR_PUBLIC, TINY_BASE, TRAINER_KEY
-from prunefleet_trainer.runner import Retrained, TrainerRunner
+from prunefleet_trainer.runner import Retrained, SteeringSums, TrainerRunner
 
 NAMES = ("hall", "kitchen", "porch")
 COHORT = replace(SUM_CAMPAIGN.cohort, size=len(NAMES))
@@ -100,7 +100,7 @@ async def site(folder: Path) -> AsyncIterator[None]:
         )
         save_identity(folder / name, identity)
 
-    async def retrain(_campaign: Campaign, _decision: Decision, _total: Total | None) -> Retrained:
+    async def retrain(_campaign: Campaign, _decision: Decision, _sums: SteeringSums | None) -> Retrained:
         return Retrained(b"a slim base")
 
     link = GrpcLink(address, issue(authority, Role.TRAINER, "trainer", now), timeout_s=30.0)

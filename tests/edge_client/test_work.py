@@ -75,7 +75,7 @@ def test_weights_that_do_not_fit_are_refused(weights: bytes) -> None:
 
 def test_the_dense_base_is_no_slim_base() -> None:
     with pytest.raises(InputError, match="slim base"):
-        load_networks(CAMPAIGN, DECISION, BASE)[0]
+        load_networks(CAMPAIGN, DECISION, BASE)
 
 
 def test_the_layout_traced_here_is_the_campaign_s() -> None:

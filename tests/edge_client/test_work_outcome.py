@@ -193,9 +193,9 @@ def test_decisions_that_do_not_fit_the_network_are_refused() -> None:
     with pytest.raises(LayoutError, match="do not fit"):
         personalise(CAMPAIGN, replace(DECISION, prior=DECISION.prior[::-1]), BASE, SLIM_BASE, samples(), OPTIONS)
     with pytest.raises(LayoutError, match="nothing would be left"):
-        load_networks(CAMPAIGN, replace(DECISION, widths=(0, *DECISION.widths[1:])), SLIM_BASE)[0]
+        load_networks(CAMPAIGN, replace(DECISION, widths=(0, *DECISION.widths[1:])), SLIM_BASE)
     with pytest.raises(InputError, match="slim base"):
-        load_networks(CAMPAIGN, replace(DECISION, widths=(DECISION.widths[0] - 1, *DECISION.widths[1:])), SLIM_BASE)[0]
+        load_networks(CAMPAIGN, replace(DECISION, widths=(DECISION.widths[0] - 1, *DECISION.widths[1:])), SLIM_BASE)
 
 
 def test_personalising_needs_data_to_learn_from() -> None:

@@ -40,7 +40,7 @@ from prunefleet_shared.documents import sign_document
 from prunefleet_shared.grpc_link import GrpcLink
 from prunefleet_shared.layout import NUM_WIDTH_OPTIONS
 from prunefleet_shared.masks import grade_layout
-from prunefleet_shared.messages import Ending, Role, Total
+from prunefleet_shared.messages import Ending, Role
 from prunefleet_shared.meter import Direction, Meter
 from prunefleet_shared.metrics import Outcome
 from prunefleet_shared.secure_sum.roster import Members, SumIdentity
@@ -48,7 +48,7 @@ from prunefleet_shared.testing import COORDINATOR_KEY as KEY
 from prunefleet_shared.testing import COORDINATOR_PUBLIC, TRAINER_KEY, TRAINER_PUBLIC
 from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign
 from prunefleet_trainer.public import fresh, retrain_slim_base
-from prunefleet_trainer.runner import Retrained, TrainerRunner
+from prunefleet_trainer.runner import Retrained, SteeringSums, TrainerRunner
 
 torch.set_num_threads(1)
 SPEC = parse_spec("resnet8/1x8x8/4")
@@ -262,7 +262,7 @@ async def _play(folder: Path, data: Data, overheard: Overheard, files: BaseFiles
 async def _train(authority: Authority, port: int, files: BaseFiles, campaign: Campaign) -> None:
     link = GrpcLink(f"127.0.0.1:{port}", issue(authority, Role.TRAINER, "trainer", _now()), timeout_s=LIMIT_S)
 
-    async def retrain(_campaign: Campaign, decision: Decision, _total: Total | None) -> Retrained:
+    async def retrain(_campaign: Campaign, decision: Decision, _sums: SteeringSums | None) -> Retrained:
         masks = masks_by_order(decision.prior, decision.widths)
         return Retrained(retrain_slim_base(campaign.model, files.weights, masks, PUBLIC, RECIPE, 1))
 

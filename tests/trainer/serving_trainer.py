@@ -20,7 +20,6 @@ from prunefleet_shared.messages import (
     ComeBack,
     DecisionOffer,
     Stored,
-    Total,
 )
 from prunefleet_shared.testing import (
     COORDINATOR_KEY,
@@ -36,7 +35,7 @@ from prunefleet_shared.testing import (
 )
 from prunefleet_trainer.campaign_files import BaseFiles, describe_base, make_campaign
 from prunefleet_trainer.public import fresh
-from prunefleet_trainer.runner import Retrained, TrainerRunner
+from prunefleet_trainer.runner import Retrained, SteeringSums, TrainerRunner
 from prunefleet_trainer.serve import RETRIES, serve
 
 torch.set_num_threads(1)
@@ -79,7 +78,7 @@ class Served:
         self.foreign: list[str] = []
         self.trained: list[Decision] = []
 
-    async def _retrain(self, _campaign: Campaign, decision: Decision, _total: Total | None) -> Retrained:
+    async def _retrain(self, _campaign: Campaign, decision: Decision, _sums: SteeringSums | None) -> Retrained:
         self.trained.append(decision)
         return Retrained(b"slim")
 

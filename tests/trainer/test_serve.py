@@ -31,7 +31,6 @@ from prunefleet_shared.messages import (
     CampaignEnded,
     DecisionOffer,
     Ending,
-    Total,
     UploadModel,
 )
 from prunefleet_shared.testing import (
@@ -43,7 +42,7 @@ from prunefleet_shared.testing import (
     SimClock,
     run_simulated,
 )
-from prunefleet_trainer.runner import FOREIGN_REST_S, Retrained, TrainerRunner
+from prunefleet_trainer.runner import FOREIGN_REST_S, Retrained, SteeringSums, TrainerRunner
 from prunefleet_trainer.serve import FATAL
 
 # --- for ever --------------------------------------------------------------------------------------------------------
@@ -114,7 +113,7 @@ def test_the_only_campaign_asked_for_must_name_us() -> None:
     foreign = replace(TINY, slim_base_key=COORDINATOR_PUBLIC.hex())
     link = ScriptedLink([offer(foreign)])
 
-    async def retrain(_campaign: Campaign, _decision: Decision, _total: Total | None) -> Retrained:
+    async def retrain(_campaign: Campaign, _decision: Decision, _sums: SteeringSums | None) -> Retrained:
         raise AssertionError
 
     runner = TrainerRunner(
@@ -135,7 +134,7 @@ class Working:
         self.clock = SimClock()
         self.is_cancelled = False
 
-    async def _retrain(self, _campaign: Campaign, _decision: Decision, _total: Total | None) -> Retrained:
+    async def _retrain(self, _campaign: Campaign, _decision: Decision, _sums: SteeringSums | None) -> Retrained:
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
